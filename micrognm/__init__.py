@@ -1,0 +1,16 @@
+"""micrognm: a small autograd engine on NumPy and CuPy arrays, hand-written kernels, and the models of 31 papers on it."""
+
+import os as _os
+
+from micrognm.engine import Tensor, checkpoint, debug, grad, no_grad, stop_gradient
+from micrognm.gradcheck import check
+from micrognm.operation import op
+from micrognm.ops import *  # noqa: F403  # every operation, by its name in ops.__all__
+from micrognm.ops import __all__ as _operations
+
+__version__ = "0.1.0"
+__all__ = ["Tensor", "check", "checkpoint", "debug", "grad", "no_grad", "op", "stop_gradient", *_operations]
+
+# In a checkout, kernels/ stands beside this package; installed, it is micrognm/kernels already.
+if _os.path.isfile(_os.path.join(_os.path.dirname(__path__[0]), "kernels", "README.md")):
+    __path__.append(_os.path.dirname(__path__[0]))

@@ -1,0 +1,92 @@
+"""Picking elements and putting them back. An index is what NumPy takes: slices, integers, integer or boolean arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from micrognm import backend
+from micrognm.engine import Tensor, tensor
+from micrognm.operation import op
+
+_BASIC = (int, slice, type(None), type(Ellipsis))
+
+
+def _repeats(index):
+    """Whether an index can name an element twice."""
+    return not all(isinstance(i, _BASIC) or getattr(i, "dtype", None) == bool for i in index)
+
+
+@op
+def _pick(x, *, index):
+    """x[index]; every index within its axis."""
+    return x[index]
+
+
+@op
+def _put(values, *, index, shape):
+    """Zeros of this shape with values added at an index; repeated places add up."""
+    out = np.zeros_like(values, shape=shape)
+    if _repeats(index):
+        backend.add_at(out, index, values)
+    else:
+        out[index] = values
+    return out
+
+
+_pick.vjp(x=lambda g, shapes, index: _put(g, index=index, shape=shapes["x"]))
+_put.vjp(values=lambda g, index: _pick(g, index=index))
+
+
+def _plain(index: Any) -> tuple:
+    """An index as a tuple of slices, numbers and arrays."""
+    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(i.data if isinstance(i, Tensor) else i.item() if isinstance(i, np.integer) else i for i in parts)
+    return tuple(backend.asarray(i) if isinstance(i, list) else i for i in parts)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index]: slices, integers, None, ..., integer or boolean arrays and tensors. IndexError where out of range."""
+    return _pick(x, index=_plain(index))
+
+
+def scatter_add(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of this shape with values added at an index; what lands on one place adds up. The adjoint of x[index]."""
+    return _put(values, index=_plain(index), shape=tuple(shape))
+
+
+def take_along_axis(x: Tensor, indices: Any, axis: int) -> Tensor:
+    """For each place, the element of x at that place but indices[place] along the axis.
+
+    indices has x's number of axes, and x's sizes (or 1) along the others.
+    """
+    (indices,) = _plain(indices)
+    axis = axis % x.ndim
+    if indices.ndim != x.ndim:
+        raise ValueError(f"take_along_axis: indices {list(indices.shape)} must have the {x.ndim} axes of x {list(x.shape)}")
+    grid = [np.arange(n).reshape((-1,) + (1,) * (x.ndim - 1 - i)) for i, n in enumerate(x.shape)]
+    return _pick(x, index=tuple(indices if i == axis else backend.asarray(g) for i, g in enumerate(grid)))
+
+
+def one_hot(indices: Any, classes: int, dtype: Any = np.float32) -> Tensor:
+    """indices[...] as [..., classes]: 1 at the index, 0 elsewhere. IndexError for an index outside 0..classes-1."""
+    (indices,) = _plain(indices)
+    indices = backend.asarray(indices)
+    if indices.size and (indices.min() < 0 or indices.max() >= classes):
+        raise IndexError(f"one_hot: indices run from {indices.min()} to {indices.max()}, classes from 0 to {classes - 1}")
+    return tensor((indices[..., None] == backend.asarray(np.arange(classes))).astype(dtype))
+
+
+def sort(x: Tensor, axis: int = -1) -> Tensor:
+    """The elements along an axis in rising order."""
+    return take_along_axis(x, np.argsort(x.data, axis=axis, kind="stable"), axis)
+
+
+def top_k(x: Tensor, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """The k largest along an axis in falling order, and their indices (of equal ones, the first first)."""
+    if not 1 <= k <= x.shape[axis]:
+        raise ValueError(f"top_k: k={k} is not within 1..{x.shape[axis]}, the length of axis {axis} of {list(x.shape)}")
+    order = np.argsort(-x.data, axis=axis, kind="stable")
+    indices = order[(slice(None),) * (axis % x.ndim) + (slice(k),)]
+    return take_along_axis(x, indices, axis), tensor(indices)

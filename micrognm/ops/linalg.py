@@ -1,0 +1,159 @@
+"""Products and solves. Leading axes are batches and broadcast."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from micrognm import backend
+from micrognm.engine import Tensor, tensor
+from micrognm.operation import op
+from micrognm.ops.arithmetic import mul
+from micrognm.ops.reduce import sum
+from micrognm.ops.shape import _transpose, broadcast_to, reshape
+
+
+def swap(x: Tensor) -> Tensor:
+    """The last two axes exchanged: each matrix transposed."""
+    return _transpose(x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+@op
+def _matmul(a, b):
+    """[..., n, k] @ [..., k, m] -> [..., n, m]; the k must be equal, leading axes broadcast."""
+    return np.matmul(a, b)
+
+
+_matmul.vjp(a=lambda g, b: _matmul(g, swap(b)), b=lambda g, a: _matmul(swap(a), g))
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b for matrices [..., n, k] and [..., k, m]; a vector [k] counts as one row or one column."""
+    for name, x in (("a", a), ("b", b)):
+        if not hasattr(x, "ndim") or x.ndim == 0:
+            raise ValueError(f"matmul: {name} is a number; write a * b")
+    a = a if isinstance(a, Tensor) else tensor(a)
+    b = b if isinstance(b, Tensor) else tensor(b)
+    if a.ndim == 1 or b.ndim == 1:
+        left = reshape(a, shape=(1, -1)) if a.ndim == 1 else a
+        out = matmul(left, reshape(b, shape=(-1, 1)) if b.ndim == 1 else b)
+        rest = out.shape[: out.ndim - 2] + (() if a.ndim == 1 else out.shape[-2:-1]) + (() if b.ndim == 1 else out.shape[-1:])
+        return reshape(out, shape=rest)
+    if b.ndim == 2 and a.ndim > 2:  # one product for the whole batch, and one for the gradient of b
+        flat = _matmul(reshape(a, shape=(int(np.prod(a.shape[:-1])), a.shape[-1])), b)
+        return reshape(flat, shape=(*a.shape[:-1], b.shape[-1]))
+    return _matmul(a, b)
+
+
+@op
+def affine(x, w, b):
+    """x [n, k] @ w [k, m] + b [m] -> [n, m]"""
+    out = np.matmul(x, w)
+    out += b
+    return out
+
+
+affine.vjp(x=lambda g, w: _matmul(g, swap(w)), w=lambda g, x: _matmul(swap(x), g), b=lambda g: g)
+
+
+def einsum(subscripts: str, *xs: Tensor) -> Tensor:
+    """The sum of products that "ij,jk->ik" describes; the output must be written out, and no letter twice in one input."""
+    inputs, output = _subscripts(subscripts, xs)
+    return _einsum(*xs, inputs=inputs, output=output)
+
+
+def _subscripts(subscripts, xs):
+    text = subscripts.replace(" ", "")
+    if text.count("->") != 1:
+        raise ValueError(f"einsum {subscripts!r}: write the output, as in 'ij,jk->ik'")
+    left, output = text.split("->")
+    inputs = tuple(left.split(","))
+    if len(inputs) != len(xs):
+        raise ValueError(f"einsum {subscripts!r}: describes {len(inputs)} inputs, got {len(xs)}")
+    if "." in text:
+        raise ValueError(f"einsum {subscripts!r}: name every axis instead of '...'")
+    for letters in (*inputs, output):
+        if len(set(letters)) != len(letters):
+            raise ValueError(f"einsum {subscripts!r}: a letter stands twice in {letters!r}; multiply by an identity instead")
+    if unknown := set(output) - set(left):
+        raise ValueError(f"einsum {subscripts!r}: output letters {sorted(unknown)} are in no input")
+    return inputs, output
+
+
+@op
+def _einsum(*xs, inputs, output):
+    """One letter an axis; equal letters, equal sizes."""
+    return np.einsum(f"{','.join(inputs)}->{output}", *xs, optimize=len(xs) > 2 or xs[0].size > 256)
+
+
+def _einsum_rule(g, xs, i, inputs, output, shapes):
+    others = [x for j, x in enumerate(xs) if j != i]
+    known = set(output).union(*(letters for j, letters in enumerate(inputs) if j != i))
+    reach = "".join(letter for letter in inputs[i] if letter in known)
+    letters = tuple(letters for j, letters in enumerate(inputs) if j != i)
+    gx = _einsum(g, *others, inputs=(output, *letters), output=reach)
+    if reach != inputs[i]:  # axes of this input alone were summed away: every element along them gets the same
+        sizes = zip(inputs[i], shapes[i], strict=True)
+        gx = reshape(gx, shape=tuple(n if letter in known else 1 for letter, n in sizes))
+        gx = broadcast_to(gx, shape=shapes[i])
+    return gx
+
+
+_einsum.vjp(xs=_einsum_rule)
+
+
+@op
+def solve_triangular(a, b, *, lower=True):
+    """a [..., n, n], of which only the lower (or upper) triangle is read, and b [..., n, m] -> x with a x = b."""
+    if a.ndim == b.ndim == 2:
+        return backend.linalg(a).solve_triangular(a, b, lower=lower, check_finite=False)
+    return np.linalg.solve(np.tril(a) if lower else np.triu(a), b)
+
+
+@op
+def triangle(x, *, lower=True):
+    """[..., n, m] with the elements above (or, for lower=False, below) the diagonal set to 0."""
+    return np.tril(x) if lower else np.triu(x)
+
+
+solve_triangular.vjp(
+    a=lambda g, a, out, lower: triangle(-matmul(solve_triangular(swap(a), g, lower=not lower), swap(out)), lower=lower),
+    b=lambda g, a, lower: solve_triangular(swap(a), g, lower=not lower),
+)
+triangle.vjp(x=lambda g, lower: triangle(g, lower=lower))
+
+
+@op
+def inverse(x):
+    """[..., n, n], not singular -> its inverse."""
+    return np.linalg.inv(x)
+
+
+inverse.vjp(x=lambda g, out: -_matmul(swap(out), _matmul(g, swap(out))))
+
+
+@op
+def logabsdet(x):
+    """[..., n, n], not singular -> log |det x|"""
+    logdet = np.linalg.slogdet(x)[1]
+    if np.isneginf(logdet).any():
+        raise ValueError("a matrix is singular: its determinant is 0, and the logarithm -infinity")
+    return logdet
+
+
+logabsdet.vjp(x=lambda g, x: mul(reshape(g, shape=(*g.shape, 1, 1)), swap(inverse(x))))
+
+
+def slogdet(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sign (a constant) and log |det x| of matrices [..., n, n]. ValueError where one is singular."""
+    return tensor(np.asarray(np.linalg.slogdet(x.data)[0])), logabsdet(x)
+
+
+def qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and R of matrices [..., n, m]; forward only, so a recorded x raises."""
+    if x.node is not None:
+        raise ValueError("qr has no gradient; pass stop_gradient(x)")
+    q, r = np.linalg.qr(x.data)
+    return tensor(q), tensor(r)
+
+
+__all__ = ["affine", "einsum", "inverse", "logabsdet", "matmul", "qr", "slogdet", "solve_triangular", "sum", "swap", "triangle"]
