@@ -1,0 +1,10 @@
+"""How good a model is, in the units of the field."""
+
+from __future__ import annotations
+
+import math
+
+
+def bits_per_dimension(nats: float, dimensions: int) -> float:
+    """A negative log-likelihood of a discrete image, in nats, as bits for each of its dimensions (pixels times channels)."""
+    return nats / (dimensions * math.log(2))

@@ -1,0 +1,441 @@
+"""Optimisers over one arena: all parameters are views of one flat array, and so are moments and averages.
+
+A step walks the arena in blocks that stay in the cache, so that memory is read and written once, whatever the number of
+parameters and of formulas. Learning rates are numbers or functions of the step; `warmup`, `cosine` ... make such functions.
+
+    optimiser = Adam(model.parameters(), lr=warmup(cosine(1e-3, steps=10_000), steps=500))
+    optimiser.zero_grad(); loss.backward(); optimiser.step()
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from micrognm import backend
+from micrognm.engine import Leaf, Tensor
+
+Rate = float | Callable[[int], float]
+
+BLOCK = 1 << 14  # elements: with two moments, an average and two scratch blocks 400 kB of float32, which level 2 holds
+
+
+class Arena:
+    """Parameters of one dtype laid out in one flat array, `data`; each parameter becomes a view of its part.
+
+    Optimisers and averages of the same parameters share one arena. ValueError where the parameters are none, of several
+    dtypes or devices, named twice, or partly in another arena.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError("optim: there are no parameters")
+        for i, p in enumerate(self.parameters):
+            if not isinstance(p.node, Leaf):
+                raise ValueError(f"optim: parameter {i}, {p!r}, is not a leaf made with requires_grad=True")
+            if p.node.arena() is not None:
+                raise ValueError(
+                    f"optim: parameter {i} ({p.dtype}{list(p.shape)}) is in another optimiser's arena. "
+                    "Optimisers may share all of their parameters, or none"
+                )
+        first = self.parameters[0]
+        kinds = {(p.dtype.name, backend.device_of(p.data)) for p in self.parameters}
+        if len(kinds) > 1:
+            raise ValueError(f"optim: parameters of several dtypes or devices: {sorted(kinds)}")
+        if len({p.node for p in self.parameters}) < len(self.parameters):
+            raise ValueError("optim: a parameter is given twice")
+        ends = np.cumsum([p.size for p in self.parameters]).tolist()
+        starts = [end - p.size for end, p in zip(ends, self.parameters, strict=True)]
+        self.size = ends[-1]
+        self.data = np.empty_like(first.data, shape=self.size)
+        for p, start, end in zip(self.parameters, starts, ends, strict=True):
+            self.data[start:end] = p.data.ravel()
+            p.data = self.data[start:end].reshape(p.shape)
+            p.node.arena = weakref.ref(self)
+        # For each block: its slice, and which part of which parameter lies where in it.
+        self.blocks = []
+        for low in range(0, self.size, BLOCK):
+            high = min(low + BLOCK, self.size)
+            parts = [
+                (
+                    i,
+                    slice(max(low, start) - start, min(high, end) - start),
+                    slice(max(low, start) - low, min(high, end) - low),
+                )
+                for i, (start, end) in enumerate(zip(starts, ends, strict=True))
+                if start < high and end > low
+            ]
+            self.blocks.append((slice(low, high), parts))
+
+    @staticmethod
+    def of(parameters: Any) -> Arena:
+        """The arena of these parameters (or of a module's), made where there is none yet."""
+        parameters = list(parameters.parameters() if hasattr(parameters, "parameters") else parameters)
+        arena = parameters[0].node.arena() if parameters and isinstance(parameters[0].node, Leaf) else None
+        if arena and len(arena.parameters) == len(parameters):
+            if all(a is b for a, b in zip(arena.parameters, parameters, strict=True)):
+                return arena
+        return Arena(parameters)
+
+    def zeros(self) -> backend.Array:
+        """A flat array of zeros beside `data`: a moment."""
+        return np.zeros_like(self.data)
+
+    def gradients(self) -> list[backend.Array]:
+        """The gradient of each parameter, flattened; ValueError where one has none."""
+        missing = [f"{i} ({p.dtype}{list(p.shape)})" for i, p in enumerate(self.parameters) if p.grad is None]
+        if missing:
+            raise ValueError(
+                f"optim: no gradient for parameter {', '.join(missing)}; call loss.backward() before step()"
+            )
+        return [p.grad.data.ravel() for p in self.parameters]  # type: ignore[union-attr]
+
+
+class Optimiser:
+    """What all optimisers share: the arena, the step count, the rate, weight decay, clipping and the state.
+
+    parameters: a Module or its parameters. lr: a number, or a function of the step (from 0). weight_decay: adds
+    weight_decay * parameter to the gradient (L2). clip_norm: scales all gradients together so that their Euclidean norm is
+    at most this; the norm before is left in `grad_norm`. clip_value: clips each element to [-clip_value, clip_value].
+    """
+
+    moments: tuple[str, ...] = ()  # flat arrays that a subclass keeps
+
+    def __init__(
+        self,
+        parameters: Any,
+        lr: Rate,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("weight_decay", weight_decay, 0),
+            ("clip_norm", clip_norm, 0),
+            ("clip_value", clip_value, 0),
+        ):
+            if value is not None and not value >= least:
+                raise ValueError(f"{type(self).__name__}: {name} must be >= {least}, got {value}")
+        if not callable(lr) and not lr >= 0:
+            raise ValueError(f"{type(self).__name__}: lr must be >= 0 or a function of the step, got {lr}")
+        self.arena = Arena.of(parameters)
+        self.rate, self.weight_decay, self.clip_norm, self.clip_value = lr, weight_decay, clip_norm, clip_value
+        self.steps = 0
+        self.grad_norm = math.nan
+        self.slots = [self.arena.zeros() for _ in self.moments]
+        self.scratch = [np.empty_like(self.arena.data[:BLOCK]) for _ in range(2)]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the coming step."""
+        return self.rate(self.steps) if callable(self.rate) else self.rate
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, before the next backward."""
+        for p in self.arena.parameters:
+            p.grad = None
+
+    def step(self) -> None:
+        """Change the parameters by their gradients."""
+        gradients, scale = self.arena.gradients(), 1.0
+        if self.clip_norm is not None:
+            self.grad_norm = math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
+            if not math.isfinite(self.grad_norm):
+                raise FloatingPointError(f"{type(self).__name__}: the norm of the gradients is {self.grad_norm}")
+            scale = min(1.0, self.clip_norm / max(self.grad_norm, 1e-30))
+        self.prepare(self.lr, self.steps + 1)
+        for block, parts in self.arena.blocks:
+            g, t = (s[: block.stop - block.start] for s in self.scratch)
+            for i, source, target in parts:
+                g[target] = gradients[i][source]
+            if scale != 1.0:
+                g *= scale
+            if self.clip_value is not None:
+                np.clip(g, -self.clip_value, self.clip_value, out=g)
+            p = self.arena.data[block]
+            if self.weight_decay:
+                self.decay(p, g, t)
+            self.update(p, g, t, *(slot[block] for slot in self.slots))
+        self.steps += 1
+
+    def decay(self, p: backend.Array, g: backend.Array, t: backend.Array) -> None:
+        np.multiply(p, self.weight_decay, out=t)
+        g += t
+
+    def prepare(self, lr: float, n: int) -> None:
+        """Compute the scalars of step n = 1, 2, ..., before its blocks."""
+        self.eta = lr
+
+    def update(self, p: backend.Array, g: backend.Array, t: backend.Array, *moments: backend.Array) -> None:
+        """Change a block p in place by its gradient g; g and t may be overwritten."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Steps and moments, copied to the host."""
+        moments = {name: np.array(backend.to_numpy(slot)) for name, slot in zip(self.moments, self.slots, strict=True)}
+        return {"steps": np.asarray(self.steps), **moments}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up a state; ValueError names every entry that is missing, unexpected or of another size or dtype."""
+        own = self.state()
+        wrong = _differences(own, state)
+        if wrong:
+            raise ValueError(f"{type(self).__name__}: the state does not fit: {'; '.join(wrong)}")
+        self.steps = int(state["steps"])
+        for name, slot in zip(self.moments, self.slots, strict=True):
+            slot[...] = backend.asarray(state[name])
+
+
+def _differences(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> list[str]:
+    wrong = [f"{name} is missing" for name in own if name not in given]
+    wrong += [f"{name} is unexpected" for name in given if name not in own]
+    for name in own.keys() & given.keys():
+        a, b = own[name], given[name]
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            wrong.append(f"{name} is {b.dtype}{list(b.shape)}, expected {a.dtype}{list(a.shape)}")
+    return sorted(wrong)
+
+
+class SGD(Optimiser):
+    """p -= lr g; with momentum mu: b = mu b + g, p -= lr b, or with nesterov p -= lr (g + mu b)."""
+
+    def __init__(self, parameters: Any, lr: Rate, momentum: float = 0.0, nesterov: bool = False, **common: Any) -> None:
+        if nesterov and not momentum:
+            raise ValueError("SGD: nesterov needs a momentum above 0")
+        self.moments = ("momentum",) if momentum else ()
+        self.mu, self.nesterov = momentum, nesterov
+        super().__init__(parameters, lr, **common)
+
+    def update(self, p, g, t, *moments):
+        if moments:
+            (b,) = moments
+            b *= self.mu
+            b += g
+            if self.nesterov:
+                np.multiply(b, self.mu, out=t)
+                g += t
+            else:
+                g[...] = b
+        g *= self.eta
+        p -= g
+
+
+class Adam(Optimiser):
+    """Adam (Kingma & Ba 2015). The moments are kept without the factors 1 - beta, which the step size carries."""
+
+    moments = ("m", "v")
+
+    def __init__(
+        self,
+        parameters: Any,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        **common: Any,
+    ) -> None:
+        self.betas, self.eps = _betas(betas), eps
+        super().__init__(parameters, lr, **common)
+
+    def prepare(self, lr, n):
+        (b1, b2), self.shrink = self.betas, lr * self.weight_decay
+        second = math.sqrt((1 - b2) / (1 - b2**n))  # sqrt(v_hat) = second * sqrt(v)
+        self.eta = lr * (1 - b1) / (1 - b1**n) / second
+        self.floor = self.eps / second
+
+    def update(self, p, g, t, m, v):
+        b1, b2 = self.betas
+        m *= b1
+        m += g
+        v *= b2
+        g *= g
+        v += g
+        np.sqrt(v, out=t)
+        t += self.floor
+        np.divide(m, t, out=t)
+        t *= self.eta
+        p -= t
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p -= lr * weight_decay * p (Loshchilov & Hutter 2019)."""
+
+    def decay(self, p, g, t):
+        p *= 1 - self.shrink
+
+
+class Adamax(Optimiser):
+    """Adam with the infinity norm: u = max(beta2 u, |g| + eps), p -= lr m_hat / u (Kingma & Ba 2015, section 7)."""
+
+    moments = ("m", "u")
+
+    def __init__(
+        self,
+        parameters: Any,
+        lr: Rate = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        **common: Any,
+    ) -> None:
+        self.betas, self.eps = _betas(betas), eps
+        super().__init__(parameters, lr, **common)
+
+    def prepare(self, lr, n):
+        b1 = self.betas[0]
+        self.eta = lr * (1 - b1) / (1 - b1**n)
+
+    def update(self, p, g, t, m, u):
+        b1, b2 = self.betas
+        m *= b1
+        m += g
+        u *= b2
+        np.abs(g, out=g)
+        g += self.eps
+        np.maximum(u, g, out=u)
+        np.divide(m, u, out=t)
+        t *= self.eta
+        p -= t
+
+
+class RMSProp(Optimiser):
+    """v = alpha v + (1 - alpha) g^2, p -= lr g / (sqrt(v) + eps), with an optional momentum on that change."""
+
+    def __init__(
+        self,
+        parameters: Any,
+        lr: Rate = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        **common: Any,
+    ) -> None:
+        self.moments = ("v", "momentum") if momentum else ("v",)
+        self.alpha, self.eps, self.mu = alpha, eps, momentum
+        super().__init__(parameters, lr, **common)
+
+    def update(self, p, g, t, v, *moments):
+        v *= self.alpha
+        np.multiply(g, g, out=t)
+        t *= 1 - self.alpha
+        v += t
+        np.sqrt(v, out=t)
+        t += self.eps
+        g /= t
+        if moments:
+            (b,) = moments
+            b *= self.mu
+            b += g
+            g[...] = b
+        g *= self.eta
+        p -= g
+
+
+class Adagrad(Optimiser):
+    """h += g^2, p -= lr g / (sqrt(h) + eps) (Duchi et al. 2011)."""
+
+    moments = ("h",)
+
+    def __init__(self, parameters: Any, lr: Rate = 1e-2, eps: float = 1e-10, **common: Any) -> None:
+        self.eps = eps
+        super().__init__(parameters, lr, **common)
+
+    def update(self, p, g, t, h):
+        np.multiply(g, g, out=t)
+        h += t
+        np.sqrt(h, out=t)
+        t += self.eps
+        g /= t
+        g *= self.eta
+        p -= g
+
+
+def _betas(betas: tuple[float, float]) -> tuple[float, float]:
+    if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
+        raise ValueError(f"optim: betas must be two numbers in [0, 1), got {betas}")
+    return betas
+
+
+class EMA:
+    """Exponential moving average of the parameters: average += (1 - decay) (parameter - average), after each step.
+
+    parameters: a Module, its parameters, or an optimiser's. decay: a number in [0, 1), or a function of the step.
+    """
+
+    def __init__(self, parameters: Any, decay: Rate) -> None:
+        if not callable(decay) and not 0 <= decay < 1:
+            raise ValueError(f"EMA: decay must be in [0, 1) or a function of the step, got {decay}")
+        self.arena = parameters.arena if isinstance(parameters, Optimiser) else Arena.of(parameters)
+        self.decay, self.steps = decay, 0
+        self.average = self.arena.data.copy()
+
+    def update(self) -> None:
+        """Move the average towards the parameters as they are now."""
+        rest = 1 - (self.decay(self.steps) if callable(self.decay) else self.decay)
+        for block, _ in self.arena.blocks:
+            difference = self.arena.data[block] - self.average[block]
+            difference *= rest
+            self.average[block] += difference
+        self.steps += 1
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside the block the parameters are the averages."""
+        trained = self.arena.data.copy()
+        self.arena.data[...] = self.average
+        try:
+            yield
+        finally:
+            self.arena.data[...] = trained
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Steps and averages, copied to the host."""
+        return {"steps": np.asarray(self.steps), "average": np.array(backend.to_numpy(self.average))}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up a state; ValueError names every entry that does not fit."""
+        wrong = _differences(self.state(), state)
+        if wrong:
+            raise ValueError(f"EMA: the state does not fit: {'; '.join(wrong)}")
+        self.steps = int(state["steps"])
+        self.average[...] = backend.asarray(state["average"])
+
+
+# ---- schedules: functions of the step, from 0 ------------------------------------------------------------------------
+
+
+def _rate(rate: Rate, step: int) -> float:
+    return rate(step) if callable(rate) else rate
+
+
+def warmup(rate: Rate, steps: int) -> Callable[[int], float]:
+    """Rises evenly to `rate` within the first steps: (step + 1) / steps of it, then all."""
+    _positive("warmup", steps)
+    return lambda step: _rate(rate, step) * min(1.0, (step + 1) / steps)
+
+
+def cosine(rate: float, steps: int, least: float = 0.0) -> Callable[[int], float]:
+    """Half a cosine from `rate` down to `least` at `steps`, and `least` from there on."""
+    _positive("cosine", steps)
+    return lambda step: least + (rate - least) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+
+
+def stepwise(rate: float, every: int, factor: float = 0.1) -> Callable[[int], float]:
+    """Times `factor` after each `every` steps."""
+    _positive("stepwise", every)
+    return lambda step: rate * factor ** (step // every)
+
+
+def exponential(rate: float, every: int, factor: float = 0.5) -> Callable[[int], float]:
+    """Falls smoothly, by `factor` in each `every` steps."""
+    _positive("exponential", every)
+    return lambda step: rate * factor ** (step / every)
+
+
+def _positive(name: str, steps: int) -> None:
+    if not steps >= 1:
+        raise ValueError(f"{name}: the number of steps must be at least 1, got {steps}")
