@@ -20,6 +20,7 @@ import numpy as np
 from micrognm import backend
 from micrognm.engine import Leaf, Tensor
 
+Array = backend.Array
 Rate = float | Callable[[int], float]
 
 BLOCK = 1 << 14  # elements: with two moments, an average and two scratch blocks 400 kB of float32, which level 2 holds
@@ -36,6 +37,7 @@ class Arena:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("optim: there are no parameters")
+        leaves: list[Leaf] = []
         for i, p in enumerate(self.parameters):
             if not isinstance(p.node, Leaf):
                 raise ValueError(f"optim: parameter {i}, {p!r}, is not a leaf made with requires_grad=True")
@@ -44,20 +46,21 @@ class Arena:
                     f"optim: parameter {i} ({p.dtype}{list(p.shape)}) is in another optimiser's arena. "
                     "Optimisers may share all of their parameters, or none"
                 )
+            leaves.append(p.node)
         first = self.parameters[0]
         kinds = {(p.dtype.name, backend.device_of(p.data)) for p in self.parameters}
         if len(kinds) > 1:
             raise ValueError(f"optim: parameters of several dtypes or devices: {sorted(kinds)}")
-        if len({p.node for p in self.parameters}) < len(self.parameters):
+        if len(set(leaves)) < len(leaves):
             raise ValueError("optim: a parameter is given twice")
         ends = np.cumsum([p.size for p in self.parameters]).tolist()
         starts = [end - p.size for end, p in zip(ends, self.parameters, strict=True)]
         self.size = ends[-1]
         self.data = np.empty_like(first.data, shape=self.size)
-        for p, start, end in zip(self.parameters, starts, ends, strict=True):
+        for p, leaf, start, end in zip(self.parameters, leaves, starts, ends, strict=True):
             self.data[start:end] = p.data.ravel()
             p.data = self.data[start:end].reshape(p.shape)
-            p.node.arena = weakref.ref(self)
+            leaf.arena = weakref.ref(self)
         # For each block: its slice, and which part of which parameter lies where in it.
         self.blocks = []
         for low in range(0, self.size, BLOCK):
@@ -161,10 +164,10 @@ class Optimiser:
             p = self.arena.data[block]
             if self.weight_decay:
                 self.decay(p, g, t)
-            self.update(p, g, t, *(slot[block] for slot in self.slots))
+            self.update(p, g, t, [slot[block] for slot in self.slots])
         self.steps += 1
 
-    def decay(self, p: backend.Array, g: backend.Array, t: backend.Array) -> None:
+    def decay(self, p: Array, g: Array, t: Array) -> None:
         np.multiply(p, self.weight_decay, out=t)
         g += t
 
@@ -172,8 +175,8 @@ class Optimiser:
         """Compute the scalars of step n = 1, 2, ..., before its blocks."""
         self.eta = lr
 
-    def update(self, p: backend.Array, g: backend.Array, t: backend.Array, *moments: backend.Array) -> None:
-        """Change a block p in place by its gradient g; g and t may be overwritten."""
+    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
+        """Change a block p and its moments in place by its gradient g; g and t may be overwritten."""
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
@@ -212,7 +215,7 @@ class SGD(Optimiser):
         self.mu, self.nesterov = momentum, nesterov
         super().__init__(parameters, lr, **common)
 
-    def update(self, p, g, t, *moments):
+    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
         if moments:
             (b,) = moments
             b *= self.mu
@@ -242,13 +245,14 @@ class Adam(Optimiser):
         self.betas, self.eps = _betas(betas), eps
         super().__init__(parameters, lr, **common)
 
-    def prepare(self, lr, n):
+    def prepare(self, lr: float, n: int) -> None:
         (b1, b2), self.shrink = self.betas, lr * self.weight_decay
         second = math.sqrt((1 - b2) / (1 - b2**n))  # sqrt(v_hat) = second * sqrt(v)
         self.eta = lr * (1 - b1) / (1 - b1**n) / second
         self.floor = self.eps / second
 
-    def update(self, p, g, t, m, v):
+    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
+        m, v = moments
         b1, b2 = self.betas
         m *= b1
         m += g
@@ -265,7 +269,7 @@ class Adam(Optimiser):
 class AdamW(Adam):
     """Adam with decoupled weight decay: p -= lr * weight_decay * p (Loshchilov & Hutter 2019)."""
 
-    def decay(self, p, g, t):
+    def decay(self, p: Array, g: Array, t: Array) -> None:
         p *= 1 - self.shrink
 
 
@@ -285,11 +289,12 @@ class Adamax(Optimiser):
         self.betas, self.eps = _betas(betas), eps
         super().__init__(parameters, lr, **common)
 
-    def prepare(self, lr, n):
+    def prepare(self, lr: float, n: int) -> None:
         b1 = self.betas[0]
         self.eta = lr * (1 - b1) / (1 - b1**n)
 
-    def update(self, p, g, t, m, u):
+    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
+        m, u = moments
         b1, b2 = self.betas
         m *= b1
         m += g
@@ -318,7 +323,8 @@ class RMSProp(Optimiser):
         self.alpha, self.eps, self.mu = alpha, eps, momentum
         super().__init__(parameters, lr, **common)
 
-    def update(self, p, g, t, v, *moments):
+    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
+        v, *rest = moments
         v *= self.alpha
         np.multiply(g, g, out=t)
         t *= 1 - self.alpha
@@ -326,8 +332,8 @@ class RMSProp(Optimiser):
         np.sqrt(v, out=t)
         t += self.eps
         g /= t
-        if moments:
-            (b,) = moments
+        if rest:
+            (b,) = rest
             b *= self.mu
             b += g
             g[...] = b
@@ -344,7 +350,8 @@ class Adagrad(Optimiser):
         self.eps = eps
         super().__init__(parameters, lr, **common)
 
-    def update(self, p, g, t, h):
+    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
+        (h,) = moments
         np.multiply(g, g, out=t)
         h += t
         np.sqrt(h, out=t)

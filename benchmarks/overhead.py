@@ -1,0 +1,56 @@
+"""The cost of a recorded operation: a chain of 2,000 `mul` of 32x32, forward and backward, against PyTorch.
+
+    python benchmarks/overhead.py
+
+Prints one line: microseconds an operation, ours and PyTorch's, and their ratio.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import peer
+import tyro
+
+from micrognm import Tensor
+
+
+@dataclass
+class Settings:
+    length: int = 2000
+    """operations in the chain"""
+    repeats: int = 101
+    """how often each side runs, by turns"""
+
+
+def main(settings: Settings) -> None:
+    torch = peer.torch()
+    ones = np.ones((32, 32), np.float32)
+    x, g = Tensor(ones, requires_grad=True), Tensor(ones)
+    tx, tg = torch.from_numpy(ones).requires_grad_(), torch.from_numpy(ones)
+    passes: dict[str, list[float]] = {"ours": [], "peer": []}
+
+    def chain(name: str, x, g) -> None:
+        start = time.perf_counter()
+        y = x
+        for _ in range(settings.length):
+            y = y * x
+        passes[name].append(time.perf_counter() - start)
+        y.backward(g)
+        x.grad = None
+
+    ours, theirs = peer.compare(lambda: chain("ours", x, g), lambda: chain("peer", tx, tg), settings.repeats)
+    scale = 1e6 / settings.length
+    forward = {name: float(np.median(times)) * scale for name, times in passes.items()}
+    print(
+        f"one recorded mul of 32x32, forward + backward: "
+        f"micrognm {forward['ours']:.2f} + {ours * scale - forward['ours']:.2f} us, "
+        f"PyTorch {torch.__version__} {forward['peer']:.2f} + {theirs * scale - forward['peer']:.2f} us, "
+        f"ratio {ours / theirs:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
