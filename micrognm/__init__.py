@@ -11,6 +11,6 @@ from micrognm.ops import __all__ as _operations
 __version__ = "0.1.0"
 __all__ = ["Tensor", "check", "checkpoint", "debug", "grad", "no_grad", "op", "stop_gradient", *_operations]
 
-# In a checkout, kernels/ stands beside this package; installed, it is micrognm/kernels already.
-if _os.path.isfile(_os.path.join(_os.path.dirname(__path__[0]), "kernels", "README.md")):
+# In a checkout kernels/ stands beside this package; installed it is micrognm/kernels already.
+if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):
     __path__.append(_os.path.dirname(__path__[0]))

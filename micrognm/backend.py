@@ -38,13 +38,14 @@ def gpu_status() -> str:
         cupy = _cupy()
     except ImportError as error:
         return str(error)
+    version = getattr(cupy, "__version__", "of unknown version")
     try:
-        if cupy.cuda.is_available():
-            properties = cupy.cuda.runtime.getDeviceProperties(0)
-            return f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, cupy {cupy.__version__}"
-    except Exception as error:  # a broken driver raises errors of many kinds: report it, whatever it is
-        return f"no GPU: cupy {cupy.__version__} is installed, and the CUDA driver answers: {error}"
-    return f"no GPU: cupy {cupy.__version__} is installed, but finds no CUDA driver. Install NVIDIA's driver."
+        if not cupy.cuda.is_available():
+            return f"no GPU: cupy {version} is installed, but finds no CUDA driver. Install NVIDIA's driver."
+        properties = cupy.cuda.runtime.getDeviceProperties(0)
+        return f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, cupy {version}"
+    except Exception as error:  # a broken driver, or a package that only is called cupy, raises errors of many kinds
+        return f"no GPU: cupy {version} is installed, and the CUDA driver answers: {error}"
 
 
 def device() -> str:
@@ -96,6 +97,11 @@ def asarray(x: Any, dtype: Any = None) -> Array:
     if _device == "cpu":
         return np.asarray(to_numpy(x) if is_array(x) else x, dtype)
     return _cupy().asarray(x, dtype)
+
+
+def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """Zeros on the device in use."""
+    return np.zeros(shape, dtype) if _device == "cpu" else _cupy().zeros(shape, dtype)
 
 
 def to_numpy(x: Array) -> np.ndarray:

@@ -60,7 +60,7 @@ def mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
 def _mnist_files(root: str | os.PathLike[str] | None) -> dict[str, Path]:
     """Where each of the four files lies, downloaded if need be."""
     if root is not None:
-        if found := _find_mnist(Path(root)):
+        if found := find_mnist(Path(root)):
             return found
         looked = ", ".join(str(place) for place in _places(Path(root)))
         raise FileNotFoundError(
@@ -68,13 +68,13 @@ def _mnist_files(root: str | os.PathLike[str] | None) -> dict[str, Path]:
             f"in one of {looked}; without root they are downloaded"
         )
     named = os.environ.get("MICROGNM_DATA")
-    if named and (found := _find_mnist(Path(named))):
+    if named and (found := find_mnist(Path(named))):
         return found
 
     import pooch
 
     cache = Path(pooch.os_cache("micrognm")) / "mnist"
-    if named and not _find_mnist(cache):
+    if named and not find_mnist(cache):
         warnings.warn(f"MNIST is not in MICROGNM_DATA={named}; downloading it to {cache}", stacklevel=3)
     try:
         return {name: fetch(f"{name}.gz", sha256, MNIST_MIRRORS, cache) for name, sha256 in MNIST_FILES.items()}
@@ -90,7 +90,7 @@ def _places(folder: Path) -> tuple[Path, ...]:
     return folder, folder / "mnist", folder / "MNIST" / "raw"
 
 
-def _find_mnist(folder: Path) -> dict[str, Path] | None:
+def find_mnist(folder: Path) -> dict[str, Path] | None:
     """The four files where one place below `folder` has them all."""
     for place in _places(folder):
         present = {
@@ -112,6 +112,6 @@ def _mnist_pair(files: dict[str, Path], part: str, count: int) -> tuple[np.ndarr
     for path, array, shape in ((images_path, images, (count, 28, 28)), (labels_path, labels, (count,))):
         if array.shape != shape or array.dtype != np.uint8:
             raise ValueError(f"{path}: expected shape {shape} of uint8, found {array.shape} of {array.dtype}")
-    if labels.max() > 9:
+    if int(labels.max()) > 9:
         raise ValueError(f"{labels_path}: expected labels from 0 to 9, found {labels.max()}")
     return images[..., None], labels.astype(np.int64)
