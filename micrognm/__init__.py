@@ -1,4 +1,4 @@
-"""micrognm: a small autograd engine on NumPy and CuPy arrays, hand-written kernels, and the models of 31 papers on it."""
+"""micrognm: a small autograd engine on NumPy and CuPy arrays, hand-written kernels, the models of 31 papers."""
 
 import os as _os
 
@@ -12,5 +12,5 @@ __version__ = "0.1.0"
 __all__ = ["Tensor", "check", "checkpoint", "debug", "grad", "no_grad", "op", "stop_gradient", *_operations]
 
 # In a checkout kernels/ stands beside this package; installed it is micrognm/kernels already.
-if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):
-    __path__.append(_os.path.dirname(__path__[0]))
+if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):  # noqa: F405  # every package has a __path__
+    __path__.append(_os.path.dirname(__path__[0]))  # noqa: F405

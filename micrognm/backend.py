@@ -7,6 +7,7 @@ What NumPy cannot dispatch, because no argument is an array yet or because the f
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,12 @@ Array = Any  # np.ndarray or cupy.ndarray
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "float64")  # of parameters and activations; integers and booleans hold labels and masks
 
+KERNELS = ("auto", "reference", "cpu")
+# Which implementation of a kernel runs where. CuPy runs the NumPy reference by NumPy's own protocols.
+_IMPLEMENTATION = {"cpu": "cpu", "cuda": "reference"}
+
 _device = "cpu"
+_kernels = "auto"
 
 
 def _cupy() -> ModuleType:
@@ -74,6 +80,26 @@ def on(name: str) -> Iterator[None]:
         yield
     finally:
         use(before)
+
+
+def use_kernels(name: str) -> None:
+    """Run this implementation of every kernel from now on: "reference", "cpu", or "auto", what the array calls for.
+
+    The environment variable MICROGNM_KERNELS sets it at the start.
+    """
+    global _kernels
+    if name not in KERNELS:
+        raise ValueError(f"kernels {name!r} are unknown; known ones (also for MICROGNM_KERNELS): {', '.join(KERNELS)}")
+    _kernels = name
+
+
+use_kernels(os.environ.get("MICROGNM_KERNELS", "auto"))
+
+
+def kernel(name: str, x: Array) -> ModuleType:
+    """The module kernels/<name>/<implementation>.py that works on arrays like x, imported when first asked for."""
+    implementation = _IMPLEMENTATION[device_of(x)] if _kernels == "auto" else _kernels
+    return importlib.import_module(f"micrognm.kernels.{name}.{implementation}")
 
 
 def array_module(x: Array) -> ModuleType:

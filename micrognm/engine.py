@@ -1,19 +1,20 @@
 """The tape: tensors, and gradients of every order. How an operation is declared is in `operation.py`.
 
-A node remembers which operation made a tensor, from which nodes, and the arrays that the operation's rules named. `grad`
-walks the nodes from the youngest to the oldest; a rule sees tensors and is written in operations, so that gradients have
-gradients. The engine alone sums a gradient down to its argument's shape after broadcasting, checks shape and dtype, and
-skips the rules that nobody needs.
+A node remembers which operation made a tensor, from which nodes, and the arrays that the operation's rules named.
+`grad` walks the nodes from the youngest to the oldest; a rule sees tensors and is written in operations, so that
+gradients have gradients. The engine alone sums a gradient down to its argument's shape after broadcasting, checks
+shape and dtype, and skips the rules that nobody needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, overload
@@ -39,7 +40,7 @@ _age = attrgetter("order")
 
 
 class Node:
-    """A vertex of the tape. It holds nodes and arrays, never tensors: no cycles, and what nobody needs is freed at once.
+    """A vertex of the tape. It holds nodes and arrays, never tensors: no cycles, and what is not needed is freed.
 
     op: the rules of the operation (None for a leaf). where: the user's line, under `debug`.
     """
@@ -76,8 +77,8 @@ def _nothing() -> None:
 class Tensor:
     """An array and, where it is recorded, its node on the tape.
 
-    data: an array, a number or nested lists. Python numbers become float32; arrays keep their dtype. requires_grad makes
-    a leaf, for which gradients can be asked. Raises TypeError where a gradient is asked of integers.
+    data: an array, a number or nested lists. Python numbers become float32; arrays keep their dtype. requires_grad
+    makes a leaf, for which gradients can be asked. Raises TypeError where a gradient is asked of integers.
     """
 
     __slots__ = ("__weakref__", "data", "node")
@@ -165,7 +166,7 @@ class Tensor:
         self.node.grad = value
 
     def backward(self, grad_output: Tensor | None = None) -> None:
-        """Add the gradients of this tensor, one number unless grad_output is given, to `.grad` of the leaves behind it."""
+        """Add the gradients of this tensor (one number unless grad_output is given) to `.grad` of the leaves behind."""
         for leaf, g in _pull_back(self, grad_output).items():
             leaf.grad = g if leaf.grad is None else leaf.grad + g  # not in place: g may be another leaf's gradient too
 
@@ -206,7 +207,9 @@ class Tensor:
                 "x[index] = value would change a recorded Tensor, and its gradient with it. "
                 "Write x = where(mask, value, x), or concat of the parts"
             )
-        self.data[index.data if isinstance(index, Tensor) else index] = getattr(value, "data", value)
+        self.data[index.data if isinstance(index, Tensor) else index] = (
+            value.data if isinstance(value, Tensor) else value
+        )
 
     def _in_place(self, other: Any) -> Tensor:
         if self.node is not None:
@@ -258,12 +261,20 @@ def stop_gradient(x: Tensor) -> Tensor:
 
 
 @overload
-def grad(y: Tensor, wrt: Tensor, grad_output: Tensor | None = ..., create_graph: bool = ..., allow_unused: bool = ...) -> Tensor: ...  # fmt: skip
+def grad(
+    y: Tensor, wrt: Tensor, grad_output: Tensor | None = ..., create_graph: bool = ..., allow_unused: bool = ...
+) -> Tensor: ...
 @overload
-def grad(y: Tensor, wrt: Iterable[Tensor], grad_output: Tensor | None = ..., create_graph: bool = ..., allow_unused: bool = ...) -> list[Tensor]: ...  # fmt: skip
 def grad(
     y: Tensor,
-    wrt: Tensor | Iterable[Tensor],
+    wrt: Sequence[Tensor],
+    grad_output: Tensor | None = ...,
+    create_graph: bool = ...,
+    allow_unused: bool = ...,
+) -> list[Tensor]: ...
+def grad(
+    y: Tensor,
+    wrt: Tensor | Sequence[Tensor],
     grad_output: Tensor | None = None,
     create_graph: bool = False,
     allow_unused: bool = False,
@@ -352,7 +363,7 @@ def _pull_back(
                 if data.shape != parent.shape:
                     gx = _unbroadcast(gx, parent.shape, op, i)
                     data = gx.data
-                if data.dtype is not parent.dtype:
+                if data.dtype is not parent.dtype and data.dtype != parent.dtype:  # unpickled dtypes are not unique
                     raise TypeError(f"{op.rule_of(i)} gives {gx.dtype}, the argument is {parent.dtype}")
                 if debugging:
                     _look_back(node, i, g, gx)
@@ -383,8 +394,8 @@ def _unbroadcast(g: Tensor, shape: tuple[int, ...], op: Any, i: int) -> Tensor:
 def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     """f(*xs), keeping only xs: the backward pass runs f again. Gradients flow to xs and to all that f closes over.
 
-    f returns one tensor and must give the same result twice. A np.random.Generator among xs is put back to its state for
-    the second run; one that f merely closes over is not, so pass it.
+    f returns one tensor and must give the same result twice. A np.random.Generator among xs is put back to its state
+    for the second run; one that f merely closes over is not, so pass it.
     """
     if not state.recording:
         return f(*xs)
@@ -396,7 +407,7 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     if y.node is None or y.node.order < floor:
         return y
     outside = tuple(node for node in _path(y.node, None, floor)[0] if node.order < floor)
-    again = _Replay(f, tuple((x.data, x.node) if isinstance(x, Tensor) else x for x in before))
+    again = _Replay(f, tuple(tensor(x.data, x.node) if isinstance(x, Tensor) else x for x in before))
     return tensor(y.data, Node(again, outside, (), y.shape, y.dtype))
 
 
@@ -412,7 +423,7 @@ class _Replay:
     def pull_all(self, g: Tensor, node: Node, create_graph: bool) -> list[Callable[..., Tensor]]:
         floor = next(_created)
         with _set(recording=True):
-            y = self.f(*(tensor(*x) if isinstance(x, tuple) else copy.deepcopy(x) for x in self.xs))
+            y = self.f(*(copy.deepcopy(x) if isinstance(x, np.random.Generator) else x for x in self.xs))
         if y.shape != node.shape or y.node is None:
             raise ValueError(f"checkpoint: f gave {list(node.shape)} and, run again, {list(y.shape)} or no gradient")
         found = _pull_back(y, g, set(node.parents), create_graph, floor)
@@ -431,9 +442,9 @@ def _finite(x: Any) -> bool:
 
 def users_line() -> str:
     """File and line of the innermost caller outside this package."""
-    package = os.path.dirname(__file__) + os.sep
+    ours = (os.path.dirname(__file__) + os.sep, "<operation", contextlib.__file__)
     frame: Any = sys._getframe(1)
-    while frame.f_back and (frame.f_code.co_filename.startswith((package, "<operation")) or "contextlib" in frame.f_code.co_filename):  # fmt: skip
+    while frame.f_back and frame.f_code.co_filename.startswith(ours):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

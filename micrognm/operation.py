@@ -9,8 +9,9 @@
             b=lambda g, a: g * a)
 
 A rule is the vector-Jacobian product of its argument: it sees tensors and is written in operations. The names of its
-parameters say what the tape keeps alive for it: inputs, `out`, keyword-only options, `shapes`, `dtypes` (by input); `add`
-keeps nothing. A misspelt name raises where it is declared. None declares that there is no gradient (a mask, an index).
+parameters say what the tape keeps alive for it: inputs, `out`, keyword-only options, `shapes`, `dtypes` (by input);
+`add` keeps nothing. A misspelt name raises where it is declared. None declares that there is no gradient (a mask, an
+index).
 
 An operation is called a million times, so the declaration is compiled, once, into a function without loops or
 dictionaries: `op` writes its source below, one line per input, and `_Rules` the small functions that pick what is kept.
@@ -124,7 +125,7 @@ class _Rules:
         if attribute is None:
             return place
         if self.variadic:
-            return f"[x.{attribute} for x in {self.args[0]}]"
+            return f"[getattr(x, '{attribute}', ()) for x in {self.args[0]}]"
         return "{" + ", ".join(f"'{a}': getattr({a}, '{attribute}', ())" for a in self.args) + "}"
 
     def describe(self, inputs: Sequence[Any]) -> str:
@@ -150,7 +151,7 @@ class _Rules:
         """The one floating dtype of the inputs, or None; TypeError where dtypes or devices are mixed."""
         arrays = [x for x in inputs if x.__class__ not in NUMBERS]
         floats = [x.dtype for x in arrays if x.dtype.kind == "f"]
-        if any(dtype is not floats[0] for dtype in floats):
+        if any(dtype != floats[0] for dtype in floats):
             raise TypeError(
                 f"{self.describe(inputs)}: mixed dtypes; floating inputs must have one. "
                 f"Cast the odd one: x.cast(dtype={floats[0].name!r})"
@@ -196,9 +197,13 @@ def _wrap(data: Any, node: Node | None) -> Any:
     return data if data.__class__ in NUMBERS else tensor(data, node)
 
 
-def _as_array(out: Any) -> Any:
-    """NumPy reduces to scalars, and numbers alone make numbers: back to arrays."""
-    return out if backend.is_array(out) else np.asarray(out, np.float32 if type(out) is float else None)
+def _as_array(out: Any, inputs: Sequence[Any]) -> Any:
+    """NumPy reduces to scalars, and numbers alone make numbers: back to arrays, float32 from numbers alone."""
+    if backend.is_array(out):
+        return out
+    if isinstance(out, float) and all(x.__class__ in NUMBERS for x in inputs):  # np.float64 is a float too
+        return backend.asarray(out, np.float32)
+    return np.asarray(out)
 
 
 _INPUT = """
@@ -211,7 +216,9 @@ _INPUT = """
             {a} = rules.constant('{a}', {a})"""
 _INPUTS = """
     n_{a} = [x.node if isinstance(x, Tensor) else None for x in {a}]
-    {a} = [x.data if isinstance(x, Tensor) else rules.constant('{a}', x) for x in {a}]"""
+    {a} = [
+        x.data if isinstance(x, Tensor) else x if x.__class__ in NUMBERS else rules.constant('{a}', x) for x in {a}
+    ]"""
 _AGREE_TWO = """
     mixed = None
     if {0}.__class__ not in NUMBERS and {1}.__class__ not in NUMBERS:
@@ -223,8 +230,8 @@ _BODY = """
     except FORWARD_ERRORS as error:
         raise rules.explained({inputs}, error) from error
     if out.__class__ is not ndarray:
-        out = as_array(out)
-    if mixed is not None and out.dtype is not mixed and out.dtype.kind == 'f':
+        out = as_array(out, {inputs})
+    if mixed is not None and out.dtype != mixed and out.dtype.kind == 'f':
         raise rules.promoted({inputs}, mixed, out)
     if state.debug:
         rules.look({inputs}, out)
@@ -245,8 +252,8 @@ _BODY = """
 def op(forward: Callable[..., Any]) -> Operation:
     """Make a function of arrays an operation on tensors; declare its rules with `.vjp`.
 
-    Inputs are the positional parameters, or one *inputs; options the keyword-only ones. Inputs may be tensors, arrays or
-    numbers. The first line of the docstring states the rule that shapes and dtypes must follow: errors quote it.
+    Inputs are the positional parameters, or one *inputs; options the keyword-only ones. Inputs may be tensors, arrays
+    or numbers. The first line of the docstring states the rule that shapes and dtypes must follow: errors quote it.
     """
     rules = _Rules(forward)
     args, options = rules.args, rules.options
@@ -276,4 +283,4 @@ def op(forward: Callable[..., Any]) -> Operation:
     exec(compile(source, f"<operation {rules.name}>", "exec"), scope)
     call = scope[rules.name]
     call.__doc__, call.__module__, call.__wrapped__, call.vjp = forward.__doc__, forward.__module__, forward, rules.vjp
-    return call  # type: ignore[no-any-return]
+    return call

@@ -74,7 +74,8 @@ from micrognm.ops.shape import broadcast_to, concat, flip, pad, reshape, roll, s
 _METHODS = {
     "__add__": add, "__radd__": lambda b, a: add(a, b), "__sub__": sub, "__rsub__": lambda b, a: sub(a, b),
     "__mul__": mul, "__rmul__": lambda b, a: mul(a, b), "__truediv__": div, "__rtruediv__": lambda b, a: div(a, b),
-    "__pow__": power, "__rpow__": lambda b, a: power(a, b), "__matmul__": matmul, "__rmatmul__": lambda b, a: matmul(a, b),
+    "__pow__": power, "__rpow__": lambda b, a: power(a, b), "__matmul__": matmul,
+    "__rmatmul__": lambda b, a: matmul(a, b),
     "__neg__": neg, "__abs__": abs, "__eq__": equal, "__ne__": not_equal, "__lt__": less, "__le__": less_equal,
     "__gt__": greater, "__ge__": greater_equal, "__getitem__": getitem,
     "sum": sum, "mean": mean, "var": var, "max": max, "min": min, "argmax": argmax, "reshape": reshape,
@@ -84,11 +85,11 @@ for _name, _method in _METHODS.items():
     setattr(Tensor, _name, _method)
 
 __all__ = [
-    "abs", "add", "affine", "argmax", "argmin", "broadcast_to", "cast", "clip", "concat", "concat_elu", "cumsum", "div",
-    "einsum", "elu", "equal", "erf", "exp", "expm1", "flip", "floor", "gelu", "getitem", "greater", "greater_equal",
-    "inverse", "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax", "logabsdet", "logsumexp", "matmul", "max",
-    "maximum", "mean", "min", "minimum", "mul", "neg", "norm", "not_equal", "one_hot", "pad", "power", "qr", "relu",
-    "reshape", "roll", "round", "rsqrt", "scatter_add", "sigmoid", "sign", "slogdet", "softmax", "softplus",
-    "solve_triangular", "sort", "split", "sqrt", "stack", "sub", "sum", "swap", "swish", "take_along_axis", "tanh", "top_k",
-    "transpose", "triangle", "var", "where",
+    "abs", "add", "affine", "argmax", "argmin", "broadcast_to", "cast", "clip", "concat", "concat_elu", "cumsum",
+    "div", "einsum", "elu", "equal", "erf", "exp", "expm1", "flip", "floor", "gelu", "getitem", "greater",
+    "greater_equal", "inverse", "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax", "logabsdet",
+    "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "norm", "not_equal", "one_hot",
+    "pad", "power", "qr", "relu", "reshape", "roll", "round", "rsqrt", "scatter_add", "sigmoid", "sign", "slogdet",
+    "softmax", "softplus", "solve_triangular", "sort", "split", "sqrt", "stack", "sub", "sum", "swap", "swish",
+    "take_along_axis", "tanh", "top_k", "transpose", "triangle", "var", "where",
 ]  # fmt: skip

@@ -1,11 +1,14 @@
-"""Elementwise arithmetic, comparisons and choices. Shapes broadcast as in NumPy; Python numbers take the tensors' dtype."""
+"""Elementwise arithmetic, comparisons and choices. Shapes broadcast as in NumPy; numbers take the tensors' dtype."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 
 from micrognm import backend
-from micrognm.engine import Tensor
+from micrognm.engine import Tensor, stop_gradient
 from micrognm.operation import op
 
 
@@ -40,12 +43,27 @@ def neg(x):
 
 
 @op
+def where(condition, a, b):
+    """a where condition, else b; shapes broadcast. The branch not taken gets gradient 0, never NaN."""
+    return np.where(condition, a, b)
+
+
+where.vjp(
+    condition=None,
+    a=lambda g, condition: where(condition, g, 0.0),
+    b=lambda g, condition: where(condition, 0.0, g),
+)
+
+
+@op
 def pull(g, slope):
     """g * slope, and 0 where g is 0 even if the slope is infinite or NaN: the value there is not used.
 
     The chain rule of functions whose slope is unbounded. It keeps NaN out of where(x > 0, log(x), 0) at x = 0.
     """
-    return np.where(g == 0, g, g * slope)
+    out = (g * slope)[...]  # a number, which NumPy makes of two 0-d arrays, is an array again
+    np.copyto(out, g, where=g == 0)
+    return out
 
 
 add.vjp(a=lambda g: g, b=lambda g: g)
@@ -53,12 +71,12 @@ sub.vjp(a=lambda g: g, b=lambda g: -g)
 mul.vjp(a=lambda g, b: g * b, b=lambda g, a: g * a)
 div.vjp(a=lambda g, b: pull(g, 1 / b), b=lambda g, b, out: pull(g, -out / b))
 neg.vjp(x=lambda g: -g)
-pull.vjp(g=lambda u, slope: pull(u, slope), slope=lambda u, g: u * g)
+pull.vjp(g=lambda u, slope: pull(u, slope), slope=lambda u, g: where(g == 0, 0.0, pull(u, g)))
 
 
 @op
 def power(a, b):
-    """a ** b; shapes broadcast. A negative a takes an integer b; the gradient in b is that of a > 0."""
+    """a ** b; shapes broadcast. A negative a takes an integer b; the gradient in b is 0 at a = 0, NaN at a < 0."""
     return a**b
 
 
@@ -69,14 +87,14 @@ def _number(x):
 def _power_a(g, a, b):
     if _number(b):
         return pull(g, b * power(a, b - 1)) if b not in (0, 1) else g * b
-    return pull(g, b * power(a, where(b == 0, b + 1, b) - 1))
+    return pull(g, pull(b, power(a, b - 1)))
 
 
 def _power_b(g, a, out):
     """out log a, and 0 where a is 0: 0^b is 0 for every b > 0."""
     if _number(a):
-        return g * out * float(np.log(a)) if a > 0 else g * out * 0.0
-    return pull(g, where(a == 0, a * out, out * log(where(a == 0, a + 1, a))))
+        return pull(g, out * (math.log(a) if a > 0 else math.nan)) if a else g * 0.0
+    return pull(g, pull(log(where(a == 0, 1.0, a)), out))
 
 
 power.vjp(a=_power_a, b=_power_b)
@@ -124,8 +142,8 @@ def erf(x):
     return backend.special(x).erf(x)
 
 
-exp.vjp(x=lambda g, out: g * out)
-expm1.vjp(x=lambda g, out: g * (out + 1))
+exp.vjp(x=lambda g, out: pull(g, out))
+expm1.vjp(x=lambda g, out: pull(g, out + 1))
 log.vjp(x=lambda g, x: pull(g, 1 / x))
 log1p.vjp(x=lambda g, x: pull(g, 1 / (1 + x)))
 sqrt.vjp(x=lambda g, out: pull(g, 0.5 / out))
@@ -204,19 +222,6 @@ for comparison in (equal, not_equal, less, less_equal, greater, greater_equal):
 
 
 @op
-def where(condition, a, b):
-    """a where condition, else b; shapes broadcast. The branch not taken gets gradient 0, never NaN."""
-    return np.where(condition, a, b)
-
-
-where.vjp(
-    condition=None,
-    a=lambda g, condition: where(condition, g, 0.0),
-    b=lambda g, condition: where(condition, 0.0, g),
-)
-
-
-@op
 def maximum(a, b):
     """The larger of a and b; shapes broadcast. Equal values share the gradient."""
     return np.maximum(a, b)
@@ -239,7 +244,9 @@ minimum.vjp(a=lambda g, a, b: g * _share(b, a, g), b=lambda g, a, b: g * _share(
 
 @op
 def clip(x, *, low, high):
-    """x within [low, high]; the gradient passes inside, ends included."""
+    """x within [low, high], two numbers; the gradient passes inside, ends included."""
+    if low is None or high is None:
+        raise TypeError("an end is None; write -math.inf or math.inf for no end")
     return np.clip(x, low, high)
 
 
@@ -247,9 +254,15 @@ clip.vjp(x=lambda g, x, low, high: where((x >= low) * (x <= high), g, 0.0))
 
 
 @op
-def cast(x, *, dtype):
-    """x in another dtype; the gradient comes back in x's own."""
+def _cast(x, *, dtype):
+    """x in another dtype."""
     return x.astype(dtype)
 
 
-cast.vjp(x=lambda g, dtypes: cast(g, dtype=dtypes["x"]))
+_cast.vjp(x=lambda g, dtypes: _cast(g, dtype=dtypes["x"]))
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """x in another dtype; the gradient comes back in x's own. Integers and booleans pass none."""
+    y = _cast(x, dtype=dtype)
+    return y if y.dtype.kind == "f" else stop_gradient(y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from micrognm import backend
 from micrognm.engine import Tensor, tensor
@@ -15,17 +16,17 @@ _BASIC = (int, slice, type(None), type(Ellipsis))
 
 def _repeats(index):
     """Whether an index can name an element twice."""
-    return not all(isinstance(i, _BASIC) or getattr(i, "dtype", None) == bool for i in index)
+    return not all(isinstance(i, _BASIC) or getattr(i, "dtype", None) == np.dtype(bool) for i in index)
 
 
 @op
-def _pick(x, *, index):
+def _getitem(x, *, index):
     """x[index]; every index within its axis."""
     return x[index]
 
 
 @op
-def _put(values, *, index, shape):
+def _scatter_add(values, *, index, shape):
     """Zeros of this shape with values added at an index; repeated places add up."""
     out = np.zeros_like(values, shape=shape)
     if _repeats(index):
@@ -35,25 +36,31 @@ def _put(values, *, index, shape):
     return out
 
 
-_pick.vjp(x=lambda g, shapes, index: _put(g, index=index, shape=shapes["x"]))
-_put.vjp(values=lambda g, index: _pick(g, index=index))
+_getitem.vjp(x=lambda g, shapes, index: _scatter_add(g, index=index, shape=shapes["x"]))
+_scatter_add.vjp(values=lambda g, index: _getitem(g, index=index))
 
 
 def _plain(index: Any) -> tuple:
     """An index as a tuple of slices, numbers and arrays."""
-    parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(i.data if isinstance(i, Tensor) else i.item() if isinstance(i, np.integer) else i for i in parts)
-    return tuple(backend.asarray(i) if isinstance(i, list) else i for i in parts)
+    return tuple(map(_part, index if isinstance(index, tuple) else (index,)))
+
+
+def _part(i: Any) -> Any:
+    if isinstance(i, Tensor):
+        return i.data
+    if isinstance(i, list):
+        return backend.asarray(i, None if np.size(i) else np.intp)  # [] alone would be float64
+    return i.item() if isinstance(i, np.integer) else i
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
     """x[index]: slices, integers, None, ..., integer or boolean arrays and tensors. IndexError where out of range."""
-    return _pick(x, index=_plain(index))
+    return _getitem(x, index=_plain(index))
 
 
 def scatter_add(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of this shape with values added at an index; what lands on one place adds up. The adjoint of x[index]."""
-    return _put(values, index=_plain(index), shape=tuple(shape))
+    return _scatter_add(values, index=_plain(index), shape=tuple(shape))
 
 
 def take_along_axis(x: Tensor, indices: Any, axis: int) -> Tensor:
@@ -61,20 +68,27 @@ def take_along_axis(x: Tensor, indices: Any, axis: int) -> Tensor:
 
     indices has x's number of axes, and x's sizes (or 1) along the others.
     """
-    (indices,) = _plain(indices)
-    axis = axis % x.ndim
-    if indices.ndim != x.ndim:
-        raise ValueError(f"take_along_axis: indices {list(indices.shape)} must have the {x.ndim} axes of x {list(x.shape)}")
+    indices = backend.asarray(_part(indices))
+    axis = normalize_axis_index(axis, x.ndim, "take_along_axis")
+    others = [i for i in range(x.ndim) if i != axis]
+    if indices.ndim != x.ndim or any(indices.shape[i] not in (1, x.shape[i]) for i in others):
+        raise ValueError(
+            f"take_along_axis: indices {list(indices.shape)} must have the {x.ndim} axes of x {list(x.shape)}, "
+            f"and along all but axis {axis} its sizes or 1"
+        )
     grid = [np.arange(n).reshape((-1,) + (1,) * (x.ndim - 1 - i)) for i, n in enumerate(x.shape)]
-    return _pick(x, index=tuple(indices if i == axis else backend.asarray(g) for i, g in enumerate(grid)))
+    return _getitem(x, index=tuple(indices if i == axis else backend.asarray(g) for i, g in enumerate(grid)))
 
 
 def one_hot(indices: Any, classes: int, dtype: Any = np.float32) -> Tensor:
     """indices[...] as [..., classes]: 1 at the index, 0 elsewhere. IndexError for an index outside 0..classes-1."""
-    (indices,) = _plain(indices)
-    indices = backend.asarray(indices)
+    indices = backend.asarray(_part(indices))
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: indices must be integers, got {indices.dtype}")
     if indices.size and (indices.min() < 0 or indices.max() >= classes):
-        raise IndexError(f"one_hot: indices run from {indices.min()} to {indices.max()}, classes from 0 to {classes - 1}")
+        raise IndexError(
+            f"one_hot: indices run from {indices.min()} to {indices.max()}, classes from 0 to {classes - 1}"
+        )
     return tensor((indices[..., None] == backend.asarray(np.arange(classes))).astype(dtype))
 
 
@@ -85,8 +99,9 @@ def sort(x: Tensor, axis: int = -1) -> Tensor:
 
 def top_k(x: Tensor, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
     """The k largest along an axis in falling order, and their indices (of equal ones, the first first)."""
+    axis = normalize_axis_index(axis, x.ndim, "top_k")
     if not 1 <= k <= x.shape[axis]:
         raise ValueError(f"top_k: k={k} is not within 1..{x.shape[axis]}, the length of axis {axis} of {list(x.shape)}")
     order = np.argsort(-x.data, axis=axis, kind="stable")
-    indices = order[(slice(None),) * (axis % x.ndim) + (slice(k),)]
+    indices = order[(slice(None),) * axis + (slice(k),)]
     return take_along_axis(x, indices, axis), tensor(indices)

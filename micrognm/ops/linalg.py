@@ -8,7 +8,6 @@ from micrognm import backend
 from micrognm.engine import Tensor, tensor
 from micrognm.operation import op
 from micrognm.ops.arithmetic import mul
-from micrognm.ops.reduce import sum
 from micrognm.ops.shape import _transpose, broadcast_to, reshape
 
 
@@ -33,11 +32,16 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
             raise ValueError(f"matmul: {name} is a number; write a * b")
     a = a if isinstance(a, Tensor) else tensor(a)
     b = b if isinstance(b, Tensor) else tensor(b)
+    if a.shape[-1] != b.shape[-2:][0]:
+        raise ValueError(
+            f"matmul(a: {a.dtype}{list(a.shape)}, b: {b.dtype}{list(b.shape)}): a has {a.shape[-1]} columns, "
+            f"b {b.shape[-2:][0]} rows. The rule: [..., n, k] @ [..., k, m] -> [..., n, m]"
+        )
     if a.ndim == 1 or b.ndim == 1:
         left = reshape(a, shape=(1, -1)) if a.ndim == 1 else a
         out = matmul(left, reshape(b, shape=(-1, 1)) if b.ndim == 1 else b)
-        rest = out.shape[: out.ndim - 2] + (() if a.ndim == 1 else out.shape[-2:-1]) + (() if b.ndim == 1 else out.shape[-1:])
-        return reshape(out, shape=rest)
+        kept = [True] * (out.ndim - 2) + [a.ndim > 1, b.ndim > 1]
+        return reshape(out, shape=tuple(n for n, keep in zip(out.shape, kept, strict=True) if keep))
     if b.ndim == 2 and a.ndim > 2:  # one product for the whole batch, and one for the gradient of b
         flat = _matmul(reshape(a, shape=(int(np.prod(a.shape[:-1])), a.shape[-1])), b)
         return reshape(flat, shape=(*a.shape[:-1], b.shape[-1]))
@@ -47,6 +51,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 @op
 def affine(x, w, b):
     """x [n, k] @ w [k, m] + b [m] -> [n, m]"""
+    if x.ndim < 2:
+        raise ValueError("x is not a matrix; one row is x[None]")
     out = np.matmul(x, w)
     out += b
     return out
@@ -56,7 +62,7 @@ affine.vjp(x=lambda g, w: _matmul(g, swap(w)), w=lambda g, x: _matmul(swap(x), g
 
 
 def einsum(subscripts: str, *xs: Tensor) -> Tensor:
-    """The sum of products that "ij,jk->ik" describes; the output must be written out, and no letter twice in one input."""
+    """The sum of products that "ij,jk->ik" describes; the output is written out, and no letter twice in one input."""
     inputs, output = _subscripts(subscripts, xs)
     return _einsum(*xs, inputs=inputs, output=output)
 
@@ -73,9 +79,16 @@ def _subscripts(subscripts, xs):
         raise ValueError(f"einsum {subscripts!r}: name every axis instead of '...'")
     for letters in (*inputs, output):
         if len(set(letters)) != len(letters):
-            raise ValueError(f"einsum {subscripts!r}: a letter stands twice in {letters!r}; multiply by an identity instead")
+            raise ValueError(f"einsum {subscripts!r}: a letter stands twice in {letters!r}; multiply by an identity")
     if unknown := set(output) - set(left):
         raise ValueError(f"einsum {subscripts!r}: output letters {sorted(unknown)} are in no input")
+    sizes: dict[str, int] = {}
+    for letters, x in zip(inputs, xs, strict=True):
+        if len(letters) != x.ndim or any(sizes.setdefault(i, n) != n for i, n in zip(letters, x.shape, strict=True)):
+            raise ValueError(
+                f"einsum {subscripts!r}: does not fit the shapes {', '.join(str(list(x.shape)) for x in xs)}. "
+                "The rule: one letter an axis; equal letters, equal sizes"
+            )
     return inputs, output
 
 
@@ -104,14 +117,20 @@ _einsum.vjp(xs=_einsum_rule)
 @op
 def solve_triangular(a, b, *, lower=True):
     """a [..., n, n], of which only the lower (or upper) triangle is read, and b [..., n, m] -> x with a x = b."""
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError("a or b is not a matrix; one column is b[:, None]")
     if a.ndim == b.ndim == 2:
         return backend.linalg(a).solve_triangular(a, b, lower=lower, check_finite=False)
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's solve does not broadcast
+    a, b = (np.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
     return np.linalg.solve(np.tril(a) if lower else np.triu(a), b)
 
 
 @op
 def triangle(x, *, lower=True):
     """[..., n, m] with the elements above (or, for lower=False, below) the diagonal set to 0."""
+    if x.ndim < 2:
+        raise ValueError("x is not a matrix")
     return np.tril(x) if lower else np.triu(x)
 
 
@@ -143,17 +162,25 @@ def logabsdet(x):
 logabsdet.vjp(x=lambda g, x: mul(reshape(g, shape=(*g.shape, 1, 1)), swap(inverse(x))))
 
 
+@op
+def _det_sign(x):
+    """[..., n, n] -> the sign of det x; no gradient."""
+    return np.linalg.slogdet(x)[0]
+
+
+_det_sign.vjp(x=None)
+
+
 def slogdet(x: Tensor) -> tuple[Tensor, Tensor]:
     """Sign (a constant) and log |det x| of matrices [..., n, n]. ValueError where one is singular."""
-    return tensor(np.asarray(np.linalg.slogdet(x.data)[0])), logabsdet(x)
+    return _det_sign(x), logabsdet(x)
 
 
 def qr(x: Tensor) -> tuple[Tensor, Tensor]:
     """Q and R of matrices [..., n, m]; forward only, so a recorded x raises."""
     if x.node is not None:
         raise ValueError("qr has no gradient; pass stop_gradient(x)")
+    if x.ndim < 2:
+        raise ValueError(f"qr: x {list(x.shape)} is not a matrix [..., n, m]")
     q, r = np.linalg.qr(x.data)
     return tensor(q), tensor(r)
-
-
-__all__ = ["affine", "einsum", "inverse", "logabsdet", "matmul", "qr", "slogdet", "solve_triangular", "sum", "swap", "triangle"]

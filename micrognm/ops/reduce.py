@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from micrognm.engine import Tensor
@@ -138,6 +140,8 @@ def log_softmax(x, *, axis=-1):
 
 
 def _logsumexp_rule(g, x, out, axis):
+    """g softmax(x); 0 where all x are -inf."""
+    out = where(out == -math.inf, 0.0, out)
     return _spread(g, x.shape, axis) * exp(x - _kept(out, x.shape, axis))
 
 

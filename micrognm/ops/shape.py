@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from micrognm.engine import Tensor
 from micrognm.operation import op
@@ -45,7 +46,8 @@ def pad(x, *, widths, value=0.0):
     """x with `value` around it: widths gives (before, after) for each axis, none negative."""
     if len(widths) != x.ndim or any(n < 0 for pair in widths for n in pair):
         raise ValueError(f"widths {widths} must be {x.ndim} pairs of numbers >= 0")
-    out = np.full_like(x, value, shape=tuple(n + before + after for n, (before, after) in zip(x.shape, widths, strict=True)))
+    sizes = tuple(n + before + after for n, (before, after) in zip(x.shape, widths, strict=True))
+    out = np.full_like(x, value, shape=sizes)
     out[tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, widths, strict=True))] = x
     return out
 
@@ -58,7 +60,7 @@ def flip(x, *, axis):
 
 @op
 def roll(x, *, shift, axis):
-    """x with the elements along an axis moved by `shift` places, round the end."""
+    """x with the elements along an axis moved by `shift` places, round the end; or tuples of both."""
     return np.roll(x, shift, axis)
 
 
@@ -80,21 +82,22 @@ concat.vjp(xs=_piece)
 stack.vjp(xs=lambda g, i, axis: g[(slice(None),) * (axis % g.ndim) + (i,)])
 pad.vjp(x=_slice_back)
 flip.vjp(x=lambda g, axis: flip(g, axis=axis))
-roll.vjp(x=lambda g, shift, axis: roll(g, shift=-shift, axis=axis))
+roll.vjp(x=lambda g, shift, axis: roll(g, shift=np.negative(shift).tolist(), axis=axis))
 
 
 def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     """The axes of x in another order, reversed where axes is None."""
     order = range(x.ndim)[::-1] if axes is None else axes
-    if sorted(i % x.ndim for i in order) != list(range(x.ndim)):
+    if sorted(i + x.ndim * (i < 0) for i in order) != list(range(x.ndim)):
         raise ValueError(f"transpose: axes {list(order)} is not a permutation of the {x.ndim} axes of {list(x.shape)}")
     return _transpose(x, axes=tuple(i % x.ndim for i in order))
 
 
 def split(x: Tensor, sizes: Sequence[int], axis: int = -1) -> list[Tensor]:
     """x cut along an axis into parts of these sizes, which must add up to the axis."""
-    axis = axis % x.ndim
-    if sum(sizes) != x.shape[axis]:
-        raise ValueError(f"split: sizes {list(sizes)} add up to {sum(sizes)}, axis {axis} of {list(x.shape)} is {x.shape[axis]}")
+    axis = normalize_axis_index(axis, x.ndim, "split")
+    if sum(sizes) != x.shape[axis] or any(n < 0 for n in sizes):
+        length = f"{x.shape[axis]}, the length of axis {axis} of {list(x.shape)}"
+        raise ValueError(f"split: sizes {list(sizes)} must be at least 0 and add up to {length}")
     ends = np.cumsum(sizes).tolist()
     return [x[(slice(None),) * axis + (slice(end - size, end),)] for end, size in zip(ends, sizes, strict=True)]

@@ -1,0 +1,290 @@
+"""Devices, and that the same operations run on arrays that are not NumPy's.
+
+No GPU is needed: an array that refuses to become NumPy's, as CuPy's do, stands in for CuPy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from micrognm import Tensor, backend, debug, grad, ops
+from tests.ops.cases import CASES, Case
+from tests.strategies import generators
+
+# Functions of NumPy that CuPy 14.2 has under the same name, with the arguments that the operations give. Before another
+# one is added here, see in CuPy's reference that it exists, and what it refuses.
+IN_CUPY = set(
+    "absolute add argmax argmin argsort broadcast_to clip concatenate copyto cumsum divide einsum equal exp expm1 "
+    "flip floor full_like greater greater_equal inv isfinite isnan isneginf less less_equal log log1p matmul max "
+    "maximum mean min minimum multiply negative not_equal ones_like power qr reshape roll round sign slogdet "
+    "solve sqrt squeeze stack subtract sum tanh transpose tril triu where zeros_like".split()
+)
+
+
+class DeviceArray(NDArrayOperatorsMixin):
+    """An ndarray behind CuPy's rules: NumPy's functions dispatch to it, NumPy's arrays do not mix with it."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = np.asarray(host)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method != "__call__" or ufunc.__name__ not in IN_CUPY:
+            raise TypeError(f"CuPy may have no {ufunc.__name__}.{method}: see IN_CUPY")
+        out = kwargs.pop("out", None)
+        result = ufunc(*map(_bare, inputs), **({} if out is None else {"out": tuple(map(_bare, out))}), **kwargs)
+        return DeviceArray(result) if out is None else out[0]
+
+    def __array_function__(self, func: Callable, types: Any, args: Any, kwargs: Any) -> Any:
+        if func.__name__ not in IN_CUPY:
+            raise TypeError(f"CuPy may have no {func.__name__}: see IN_CUPY")
+        if func is np.where and not isinstance(args[0], DeviceArray):
+            raise AttributeError("cupy.where calls condition.astype")
+        if func is np.linalg.solve and _bare(args[0]).shape[:-1] != _bare(args[1]).shape[:-1]:
+            raise ValueError("cupy.linalg.solve does not broadcast")
+        result = func(*map(_bare, args), **{name: _bare(x) for name, x in kwargs.items()})
+        return tuple(map(DeviceArray, result)) if isinstance(result, tuple) else DeviceArray(result)
+
+    def __getitem__(self, index: Any) -> DeviceArray:
+        return DeviceArray(self.host[_index(index)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.host[_index(index)] = _bare(value)
+
+    def __bool__(self) -> bool:
+        return bool(self.host)
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def item(self) -> Any:
+        return self.host.item()
+
+    shape = property(lambda self: self.host.shape)
+    ndim = property(lambda self: self.host.ndim)
+    size = property(lambda self: self.host.size)
+    dtype = property(lambda self: self.host.dtype)
+
+    def _method(name: str) -> Any:  # type: ignore[misc]  # makes the methods below
+        return lambda self, *args, **kwargs: DeviceArray(getattr(self.host, name)(*args, **kwargs))
+
+    astype, reshape, copy, all, any, min, max = map(_method, ("astype", "reshape", "copy", "all", "any", "min", "max"))
+
+
+def _bare(x: Any) -> Any:
+    if isinstance(x, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")  # CuPy's words
+    if isinstance(x, list | tuple):
+        return type(x)(map(_bare, x))
+    return x.host if isinstance(x, DeviceArray) else x
+
+
+def _index(index: Any) -> Any:
+    """CuPy takes NumPy's arrays as indices, and copies them to the device."""
+    return (
+        tuple(i.host if isinstance(i, DeviceArray) else i for i in index) if isinstance(index, tuple) else _bare(index)
+    )
+
+
+def _on_device(module: ModuleType, *names: str) -> ModuleType:
+    """A module of the same functions for device arrays."""
+
+    def moved(f: Callable) -> Callable:
+        return lambda *args, **kwargs: DeviceArray(f(*map(_bare, args), **kwargs))
+
+    made: Any = ModuleType(f"cupyx.{module.__name__}")
+    for name in names:
+        setattr(made, name, moved(getattr(module, name)))
+    return made
+
+
+def _fake_cupy(available: bool = True, error: Exception | None = None) -> ModuleType:
+    def is_available() -> bool:
+        if error:
+            raise error
+        return available
+
+    def asarray(x: Any, dtype: Any = None) -> DeviceArray:
+        host = x.host if isinstance(x, DeviceArray) else x
+        if isinstance(x, DeviceArray) and dtype in (None, x.dtype):
+            return x
+        return DeviceArray(np.array(host, dtype))
+
+    cupy: Any = ModuleType("cupy")
+    cupy.__version__ = "14.2.0"
+    cupy.ndarray, cupy.asarray, cupy.asnumpy = DeviceArray, asarray, lambda x: x.host.copy()
+    cupy.add = SimpleNamespace(at=lambda x, index, values: np.add.at(x.host, _index(index), _bare(values)))
+    properties = {"name": b"Test GPU", "totalGlobalMem": 80 * 2**30}
+    runtime = SimpleNamespace(getDeviceProperties=lambda i: properties)
+    cupy.cuda = SimpleNamespace(is_available=is_available, runtime=runtime)
+    return cupy
+
+
+@contextmanager
+def device(**settings: Any) -> Iterator[None]:
+    """Inside, CuPy seems installed, on arrays of the class above."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", _fake_cupy(**settings))
+        patch.setitem(sys.modules, "cupyx.scipy.special", _on_device(scipy.special, "erf"))
+        patch.setitem(sys.modules, "cupyx.scipy.linalg", _on_device(scipy.linalg, "solve_triangular"))
+        yield
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_device():
+    with pytest.raises(ValueError, match="device 'tpu' is unknown; known ones: cpu, cuda"):
+        backend.use("tpu")
+    assert backend.device() == "cpu"
+
+
+def test_no_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    assert backend.gpu_status().startswith("no GPU: cupy is not installed. Install it with: python -m pip install")
+    with pytest.raises(RuntimeError, match="device 'cuda' was asked for, but there is no GPU: cupy is not installed"):
+        backend.use("cuda")
+    assert backend.device() == "cpu"
+    with pytest.raises(RuntimeError), backend.on("cuda"):
+        pass
+    assert backend.device() == "cpu" and not backend.is_array("x") and backend.is_array(np.zeros(1))
+
+
+def test_cupy_without_a_driver():
+    with (
+        device(available=False),
+        pytest.raises(RuntimeError, match=r"cupy 14\.2\.0 is installed, but finds no CUDA driver"),
+    ):
+        backend.use("cuda")
+    broken = OSError("CUDA driver version is insufficient")
+    with (
+        device(error=broken),
+        pytest.raises(RuntimeError, match="answers: CUDA driver version is insuff"),
+    ):
+        backend.use("cuda")
+    assert backend.device() == "cpu"
+
+
+def test_on_restores_the_device():
+    with device():
+        assert backend.gpu_status() == "Test GPU, 80 GiB, cupy 14.2.0"
+        with backend.on("cuda"):
+            assert backend.device() == "cuda" and isinstance(Tensor([1.0]).data, DeviceArray)
+            with backend.on("cpu"):
+                assert isinstance(Tensor([1.0]).data, np.ndarray)
+            assert backend.device() == "cuda"
+        assert backend.device() == "cpu"
+        with pytest.raises(KeyError), backend.on("cuda"):
+            raise KeyError
+        assert backend.device() == "cpu"
+
+
+def test_arrays_move_between_devices():
+    host = np.arange(3.0)
+    with device():
+        with backend.on("cuda"):
+            x = Tensor(host, requires_grad=True)
+            assert isinstance(x.data, DeviceArray) and x.dtype == np.float64
+            assert backend.asarray(x.data) is x.data
+            np.testing.assert_array_equal(x.numpy(), host)
+            assert "float64[3]" in repr(x) and float(x[1]) == 1.0
+            assert backend.device_of(x.data) == "cuda" and backend.array_module(x.data).__name__ == "cupy"
+        assert isinstance(Tensor(x.data).data, np.ndarray)
+        assert backend.device_of(host) == "cpu" and backend.array_module(host) is np
+
+
+def test_a_seed_means_the_same_numbers_everywhere():
+    here = [f(np.random.default_rng(0), (2, 3)) for f in (backend.normal, backend.uniform)]
+    with device(), backend.on("cuda"):
+        there = [f(np.random.default_rng(0), (2, 3)) for f in (backend.normal, backend.uniform)]
+    for a, b in zip(here, there, strict=True):
+        assert a.dtype == b.dtype == np.float32 and isinstance(b, DeviceArray)
+        np.testing.assert_array_equal(a, b.host)
+    assert (here[1] >= 0).all() and (here[1] < 1).all()
+
+
+def test_mixed_devices_raise():
+    with device():
+        here = Tensor(np.ones(2, np.float32))
+        with backend.on("cuda"):
+            there = Tensor(np.ones(2, np.float32), requires_grad=True)
+        for call in (
+            lambda: here * there, lambda: there + here.numpy(), lambda: ops.concat(here, there, axis=0),
+            lambda: ops.where(here > 0, there, there), lambda: here @ there,
+        ):  # fmt: skip
+            with pytest.raises(
+                TypeError, match=r"\w+\(.*float32\[.*\): mixed devices \((cpu|cuda).*backend\.use\(device\) before"
+            ):
+                call()
+
+
+# ---- every operation -------------------------------------------------------------------------------------------------
+
+
+def run(case: Case, arrays: list, options: dict, cotangents: np.ndarray) -> list[Tensor]:
+    """Outputs, gradients, and the gradients of a function of the gradients."""
+    leaves = [Tensor(x, requires_grad=x.dtype != bool) for x in arrays]
+    results = []
+    floats = [x for x in leaves if x.requires_grad]
+    for y in case.outputs(*leaves, **options):
+        results.append(y)
+        if y.requires_grad:
+            cotangent = Tensor(cotangents[: y.size].reshape(y.shape))
+            first = grad(y, floats, cotangent, create_graph=True)
+            results += first
+            for g in first:
+                if g.requires_grad:
+                    results += grad(ops.tanh(g).sum(), floats, allow_unused=True)
+    return results
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@settings(max_examples=4)
+@given(data=st.data(), rng=generators())
+def test_every_operation_stays_on_its_device(case, data, rng):
+    wanted, options = data.draw(case.inputs)
+    arrays = case.arrays(rng, wanted, edges=0.0)
+    cotangents = rng.standard_normal(20_000)
+    want = run(case, arrays, options, cotangents)
+    with device(), backend.on("cuda"):
+        got = run(case, arrays, options, cotangents)
+        assert all(isinstance(y.data, DeviceArray) for y in got)
+        assert len(got) == len(want)
+        for y, w in zip(got, want, strict=True):
+            assert y.dtype == w.dtype and y.shape == w.shape
+            np.testing.assert_array_equal(y.numpy(), w.numpy())
+
+
+def test_the_rest_of_the_engine_too():
+    with device(), backend.on("cuda"):
+        x = Tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+        (x * x).sum().backward()
+        (x * 2.0).sum().backward()
+        assert x.grad is not None and isinstance(x.grad.data, DeviceArray)
+        np.testing.assert_array_equal(x.grad.numpy(), 2 * x.numpy() + 2)
+        unused = Tensor(np.ones(2), requires_grad=True)
+        assert isinstance(grad(x.sum(), unused, allow_unused=True).data, DeviceArray)
+        assert isinstance(ops.exp(1.0).data, DeviceArray)
+        q, r = ops.qr(Tensor(np.eye(3)))
+        assert isinstance(q.data, DeviceArray) and isinstance(r.data, DeviceArray)
+        plain = Tensor(np.zeros((2, 2)))
+        plain[0] = Tensor(np.ones(2))
+        plain[1] = 2.0
+        assert plain.numpy().tolist() == [[1, 1], [2, 2]]
+        with np.errstate(all="ignore"), debug(), pytest.raises(FloatingPointError, match="log"):
+            ops.log(x - 1.0)
+        assert bool((x >= 0).sum() == 6) and len(x) == 2 and [part.shape for part in x] == [(3,), (3,)]
