@@ -30,24 +30,24 @@ def main(settings: Settings) -> None:
     ones = np.ones((32, 32), np.float32)
     x, g = Tensor(ones, requires_grad=True), Tensor(ones)
     tx, tg = torch.from_numpy(ones).requires_grad_(), torch.from_numpy(ones)
-    passes: dict[str, list[float]] = {"ours": [], "peer": []}
+    forward: dict[str, list[float]] = {"ours": [], "peer": []}
 
     def chain(name: str, x, g) -> None:
         start = time.perf_counter()
         y = x
         for _ in range(settings.length):
             y = y * x
-        passes[name].append(time.perf_counter() - start)
+        forward[name].append(time.perf_counter() - start)
         y.backward(g)
         x.grad = None
 
     ours, theirs = peer.compare(lambda: chain("ours", x, g), lambda: chain("peer", tx, tg), settings.repeats)
     scale = 1e6 / settings.length
-    forward = {name: float(np.median(times)) * scale for name, times in passes.items()}
+    first = {name: float(np.median(times)) * scale for name, times in forward.items()}
     print(
         f"one recorded mul of 32x32, forward + backward: "
-        f"micrognm {forward['ours']:.2f} + {ours * scale - forward['ours']:.2f} us, "
-        f"PyTorch {torch.__version__} {forward['peer']:.2f} + {theirs * scale - forward['peer']:.2f} us, "
+        f"micrognm {first['ours']:.2f} + {ours * scale - first['ours']:.2f} us, "
+        f"PyTorch {torch.__version__} {first['peer']:.2f} + {theirs * scale - first['peer']:.2f} us, "
         f"ratio {ours / theirs:.2f}"
     )
 

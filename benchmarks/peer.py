@@ -17,13 +17,20 @@ def torch() -> Any:
     return torch
 
 
-def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, warmup: int = 3) -> tuple[float, float]:
-    """Median seconds of each, run by turns; the first `warmup` turns are not counted."""
+def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, turn: int = 10) -> tuple[float, float]:
+    """Median seconds of a run of each, over at least `repeats` runs of both, made by turns.
+
+    A turn is `turn` runs in a row, after two that are not counted: the threads of the one that ran before go on
+    spinning for a while, and would be charged to the other.
+    """
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(warmup + repeats):
+    while len(times[1]) < repeats:
         for run, kept in zip((ours, theirs), times, strict=True):
-            start = time.perf_counter()
             run()
-            if turn >= warmup:
+            time.sleep(0.25)  # OpenMP's threads spin up to 0.2 s after their last work
+            run()
+            for _ in range(turn):
+                start = time.perf_counter()
+                run()
                 kept.append(time.perf_counter() - start)
     return statistics.median(times[0]), statistics.median(times[1])

@@ -6,5 +6,5 @@ import math
 
 
 def bits_per_dimension(nats: float, dimensions: int) -> float:
-    """A negative log-likelihood of a discrete image, in nats, as bits for each of its dimensions (pixels times channels)."""
+    """A discrete image's negative log-likelihood in nats, as bits for each dimension (pixels times channels)."""
     return nats / (dimensions * math.log(2))

@@ -1,7 +1,7 @@
 """Optimisers over one arena: all parameters are views of one flat array, and so are moments and averages.
 
-A step walks the arena in blocks that stay in the cache, so that memory is read and written once, whatever the number of
-parameters and of formulas. Learning rates are numbers or functions of the step; `warmup`, `cosine` ... make such functions.
+A step is one pass of one kernel (`kernels/arena`) over parameters, gradients and moments. Learning rates are numbers or
+functions of the step; `warmup`, `cosine` ... make such functions.
 
     optimiser = Adam(model.parameters(), lr=warmup(cosine(1e-3, steps=10_000), steps=500))
     optimiser.zero_grad(); loss.backward(); optimiser.step()
@@ -22,8 +22,6 @@ from micrognm.engine import Leaf, Tensor
 
 Array = backend.Array
 Rate = float | Callable[[int], float]
-
-BLOCK = 1 << 14  # elements: with two moments, an average and two scratch blocks 400 kB of float32, which level 2 holds
 
 
 class Arena:
@@ -61,20 +59,7 @@ class Arena:
             self.data[start:end] = p.data.ravel()
             p.data = self.data[start:end].reshape(p.shape)
             leaf.arena = weakref.ref(self)
-        # For each block: its slice, and which part of which parameter lies where in it.
-        self.blocks = []
-        for low in range(0, self.size, BLOCK):
-            high = min(low + BLOCK, self.size)
-            parts = [
-                (
-                    i,
-                    slice(max(low, start) - start, min(high, end) - start),
-                    slice(max(low, start) - low, min(high, end) - low),
-                )
-                for i, (start, end) in enumerate(zip(starts, ends, strict=True))
-                if start < high and end > low
-            ]
-            self.blocks.append((slice(low, high), parts))
+        self.parts = [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
     @staticmethod
     def of(parameters: Any) -> Arena:
@@ -104,11 +89,13 @@ class Optimiser:
     """What all optimisers share: the arena, the step count, the rate, weight decay, clipping and the state.
 
     parameters: a Module or its parameters. lr: a number, or a function of the step (from 0). weight_decay: adds
-    weight_decay * parameter to the gradient (L2). clip_norm: scales all gradients together so that their Euclidean norm is
-    at most this; the norm before is left in `grad_norm`. clip_value: clips each element to [-clip_value, clip_value].
+    weight_decay * parameter to the gradient (L2). clip_norm: scales all gradients together so that their Euclidean
+    norm is at most this; the norm before is left in `grad_norm`. clip_value: clips each element to [-clip_value,
+    clip_value].
     """
 
-    moments: tuple[str, ...] = ()  # flat arrays that a subclass keeps
+    kernel: str  # its name in kernels/arena
+    moments: tuple[str, ...] = ()  # flat arrays that it keeps, in the order in which the kernel takes them
 
     def __init__(
         self,
@@ -118,13 +105,9 @@ class Optimiser:
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> None:
-        for name, value, least in (
-            ("weight_decay", weight_decay, 0),
-            ("clip_norm", clip_norm, 0),
-            ("clip_value", clip_value, 0),
-        ):
-            if value is not None and not value >= least:
-                raise ValueError(f"{type(self).__name__}: {name} must be >= {least}, got {value}")
+        for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if value is not None and not value >= 0:
+                raise ValueError(f"{type(self).__name__}: {name} must be >= 0, got {value}")
         if not callable(lr) and not lr >= 0:
             raise ValueError(f"{type(self).__name__}: lr must be >= 0 or a function of the step, got {lr}")
         self.arena = Arena.of(parameters)
@@ -132,7 +115,6 @@ class Optimiser:
         self.steps = 0
         self.grad_norm = math.nan
         self.slots = [self.arena.zeros() for _ in self.moments]
-        self.scratch = [np.empty_like(self.arena.data[:BLOCK]) for _ in range(2)]
 
     @property
     def lr(self) -> float:
@@ -145,38 +127,28 @@ class Optimiser:
             p.grad = None
 
     def step(self) -> None:
-        """Change the parameters by their gradients."""
+        """Change the parameters by their gradients. ValueError where one has none."""
         gradients, scale = self.arena.gradients(), 1.0
         if self.clip_norm is not None:
             self.grad_norm = math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
             if not math.isfinite(self.grad_norm):
                 raise FloatingPointError(f"{type(self).__name__}: the norm of the gradients is {self.grad_norm}")
             scale = min(1.0, self.clip_norm / max(self.grad_norm, 1e-30))
-        self.prepare(self.lr, self.steps + 1)
-        for block, parts in self.arena.blocks:
-            g, t = (s[: block.stop - block.start] for s in self.scratch)
-            for i, source, target in parts:
-                g[target] = gradients[i][source]
-            if scale != 1.0:
-                g *= scale
-            if self.clip_value is not None:
-                np.clip(g, -self.clip_value, self.clip_value, out=g)
-            p = self.arena.data[block]
-            if self.weight_decay:
-                self.decay(p, g, t)
-            self.update(p, g, t, [slot[block] for slot in self.slots])
+        limit = math.inf if self.clip_value is None else self.clip_value
+        number = self.arena.data.dtype.type  # numbers of the arrays' own dtype keep a kernel's arithmetic there
+        common = number(scale), number(limit), number(self.decay())
+        own = [x if isinstance(x, bool) else number(x) for x in self.numbers(self.lr, self.steps + 1)]
+        update = getattr(backend.kernel("arena", self.arena.data), self.kernel)
+        for part, g in zip(self.arena.parts, gradients, strict=True):
+            update(self.arena.data[part], g, *(slot[part] for slot in self.slots), *common, *own)
         self.steps += 1
 
-    def decay(self, p: Array, g: Array, t: Array) -> None:
-        np.multiply(p, self.weight_decay, out=t)
-        g += t
+    def decay(self) -> float:
+        """How much of a parameter is added to its gradient."""
+        return self.weight_decay
 
-    def prepare(self, lr: float, n: int) -> None:
-        """Compute the scalars of step n = 1, 2, ..., before its blocks."""
-        self.eta = lr
-
-    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
-        """Change a block p and its moments in place by its gradient g; g and t may be overwritten."""
+    def numbers(self, lr: float, n: int) -> tuple[float, ...]:
+        """What the kernel takes last, for step n = 1, 2, ..."""
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
@@ -211,27 +183,19 @@ class SGD(Optimiser):
     def __init__(self, parameters: Any, lr: Rate, momentum: float = 0.0, nesterov: bool = False, **common: Any) -> None:
         if nesterov and not momentum:
             raise ValueError("SGD: nesterov needs a momentum above 0")
+        self.kernel = "momentum" if momentum else "sgd"
         self.moments = ("momentum",) if momentum else ()
-        self.mu, self.nesterov = momentum, nesterov
+        self.own = (momentum, nesterov) if momentum else ()
         super().__init__(parameters, lr, **common)
 
-    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
-        if moments:
-            (b,) = moments
-            b *= self.mu
-            b += g
-            if self.nesterov:
-                np.multiply(b, self.mu, out=t)
-                g += t
-            else:
-                g[...] = b
-        g *= self.eta
-        p -= g
+    def numbers(self, lr: float, n: int) -> tuple[float, ...]:
+        return lr, *self.own
 
 
 class Adam(Optimiser):
     """Adam (Kingma & Ba 2015). The moments are kept without the factors 1 - beta, which the step size carries."""
 
+    kernel = "adam"
     moments = ("m", "v")
 
     def __init__(
@@ -245,37 +209,31 @@ class Adam(Optimiser):
         self.betas, self.eps = _betas(betas), eps
         super().__init__(parameters, lr, **common)
 
-    def prepare(self, lr: float, n: int) -> None:
-        (b1, b2), self.shrink = self.betas, lr * self.weight_decay
-        second = math.sqrt((1 - b2) / (1 - b2**n))  # sqrt(v_hat) = second * sqrt(v)
-        self.eta = lr * (1 - b1) / (1 - b1**n) / second
-        self.floor = self.eps / second
-
-    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
-        m, v = moments
+    def numbers(self, lr: float, n: int) -> tuple[float, ...]:
         b1, b2 = self.betas
-        m *= b1
-        m += g
-        v *= b2
-        g *= g
-        v += g
-        np.sqrt(v, out=t)
-        t += self.floor
-        np.divide(m, t, out=t)
-        t *= self.eta
-        p -= t
+        second = math.sqrt((1 - b2) / (1 - b2**n))  # sqrt(v_hat) = second sqrt(v)
+        eta = lr * (1 - b1) / (1 - b1**n) / second
+        return b1, b2, eta, self.eps / second, self.shrink(lr)
+
+    def shrink(self, lr: float) -> float:
+        """The factor on a parameter before its step."""
+        return 1.0
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay: p -= lr * weight_decay * p (Loshchilov & Hutter 2019)."""
 
-    def decay(self, p: Array, g: Array, t: Array) -> None:
-        p *= 1 - self.shrink
+    def decay(self) -> float:
+        return 0.0
+
+    def shrink(self, lr: float) -> float:
+        return 1 - lr * self.weight_decay
 
 
 class Adamax(Optimiser):
     """Adam with the infinity norm: u = max(beta2 u, |g| + eps), p -= lr m_hat / u (Kingma & Ba 2015, section 7)."""
 
+    kernel = "adamax"
     moments = ("m", "u")
 
     def __init__(
@@ -289,26 +247,16 @@ class Adamax(Optimiser):
         self.betas, self.eps = _betas(betas), eps
         super().__init__(parameters, lr, **common)
 
-    def prepare(self, lr: float, n: int) -> None:
-        b1 = self.betas[0]
-        self.eta = lr * (1 - b1) / (1 - b1**n)
-
-    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
-        m, u = moments
+    def numbers(self, lr: float, n: int) -> tuple[float, ...]:
         b1, b2 = self.betas
-        m *= b1
-        m += g
-        u *= b2
-        np.abs(g, out=g)
-        g += self.eps
-        np.maximum(u, g, out=u)
-        np.divide(m, u, out=t)
-        t *= self.eta
-        p -= t
+        return b1, b2, lr * (1 - b1) / (1 - b1**n), self.eps
 
 
 class RMSProp(Optimiser):
-    """v = alpha v + (1 - alpha) g^2, p -= lr g / (sqrt(v) + eps), with an optional momentum on that change."""
+    """v = alpha v + (1 - alpha) g^2, b = momentum b + g / (sqrt(v) + eps), p -= lr b (Hinton's lecture 6e)."""
+
+    kernel = "rmsprop"
+    moments = ("v", "momentum")
 
     def __init__(
         self,
@@ -319,46 +267,25 @@ class RMSProp(Optimiser):
         momentum: float = 0.0,
         **common: Any,
     ) -> None:
-        self.moments = ("v", "momentum") if momentum else ("v",)
         self.alpha, self.eps, self.mu = alpha, eps, momentum
         super().__init__(parameters, lr, **common)
 
-    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
-        v, *rest = moments
-        v *= self.alpha
-        np.multiply(g, g, out=t)
-        t *= 1 - self.alpha
-        v += t
-        np.sqrt(v, out=t)
-        t += self.eps
-        g /= t
-        if rest:
-            (b,) = rest
-            b *= self.mu
-            b += g
-            g[...] = b
-        g *= self.eta
-        p -= g
+    def numbers(self, lr: float, n: int) -> tuple[float, ...]:
+        return lr, self.alpha, self.eps, self.mu
 
 
 class Adagrad(Optimiser):
     """h += g^2, p -= lr g / (sqrt(h) + eps) (Duchi et al. 2011)."""
 
+    kernel = "adagrad"
     moments = ("h",)
 
     def __init__(self, parameters: Any, lr: Rate = 1e-2, eps: float = 1e-10, **common: Any) -> None:
         self.eps = eps
         super().__init__(parameters, lr, **common)
 
-    def update(self, p: Array, g: Array, t: Array, moments: list[Array]) -> None:
-        (h,) = moments
-        np.multiply(g, g, out=t)
-        h += t
-        np.sqrt(h, out=t)
-        t += self.eps
-        g /= t
-        g *= self.eta
-        p -= g
+    def numbers(self, lr: float, n: int) -> tuple[float, ...]:
+        return lr, self.eps
 
 
 def _betas(betas: tuple[float, float]) -> tuple[float, float]:
@@ -383,10 +310,8 @@ class EMA:
     def update(self) -> None:
         """Move the average towards the parameters as they are now."""
         rest = 1 - (self.decay(self.steps) if callable(self.decay) else self.decay)
-        for block, _ in self.arena.blocks:
-            difference = self.arena.data[block] - self.average[block]
-            difference *= rest
-            self.average[block] += difference
+        data = self.arena.data
+        backend.kernel("arena", data).ema(self.average, data, data.dtype.type(rest))
         self.steps += 1
 
     @contextmanager

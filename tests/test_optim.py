@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from micrognm import Tensor, optim
 
-SHAPES = [(3, 4), (5,), (), (2, 0), (optim.BLOCK + 7,)]  # one parameter spans two blocks, one is empty
+SHAPES = [(3, 4), (5,), (), (2, 0), (1003,)]
 
 
 def parameters(rng, dtype=np.float64, shapes=SHAPES):
@@ -256,7 +256,7 @@ def test_errors_say_what_is_wrong(rng):
     ps[0].grad = Tensor(np.ones(2))
     with pytest.raises(ValueError, match=r"no gradient for parameter 1 \(float64\[3\]\); call loss.backward"):
         optimiser.step()
-    with pytest.raises(ValueError, match="parameter 0 .* is in another optimiser's arena"):
+    with pytest.raises(ValueError, match=r"parameter 0 .* is in another optimiser's arena"):
         optim.SGD(ps[:1], lr=0.1)
     with pytest.raises(ValueError, match="given twice"):
         optim.SGD([*parameters(rng, shapes=[(2,)])] * 2, lr=0.1)

@@ -1,4 +1,4 @@
-"""MADE's laws, on images small enough to enumerate: a density, causal in its order, sampled and completed as it says."""
+"""MADE's laws, on images small enough to enumerate: a density, causal in its order, sampled as it says."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def test_the_fast_sampler_draws_what_the_slow_one_draws_from_the_same_uniforms(r
 @pytest.mark.parametrize("options", [{}, {"direct": True, "companion": True}, {"levels": 3}])
 def test_with_all_pixels_known_the_sampler_gives_the_image_and_its_log_probability(rng, options):
     model = small(rng, **options)
-    x = Tensor(rng.integers(0, options.get("levels", 2), (20, 3, 3, 1)).astype(float if "levels" not in options else int))
+    x = Tensor(
+        rng.integers(0, options.get("levels", 2), (20, 3, 3, 1)).astype(float if "levels" not in options else int)
+    )
     degrees = [m.numpy()[0] for m in model.degrees]
     same, weight = model.sample_from(Tensor(rng.random((20, 9))), degrees, x, np.ones((3, 3, 1), bool))
     with no_grad():

@@ -1,19 +1,21 @@
 """MADE: Masked Autoencoder for Distribution Estimation (Germain, Gregor, Murray & Larochelle 2015, arXiv 1502.03509).
 
-An autoencoder becomes a product of conditionals, p(x) = prod_d p(x_d | x before d), when every path from x_d' to output d
-is cut unless d' comes before d in some order. Each unit gets a degree m, and a connection stays where degrees do not
-fall, so one pass gives all D conditionals. Training over a list of orders and degrees gives one network with as many
-factorisations; at test time their joint probabilities are averaged, which is a mixture and so a likelihood.
+An autoencoder becomes a product of conditionals, p(x) = prod_d p(x_d | x before d), when every path from x_d' to
+output d is cut unless d' comes before d in some order. Each unit gets a degree m, and a connection stays where degrees
+do not fall, so one pass gives all D conditionals. Training over a list of orders and degrees gives one network with as
+many factorisations; at test time their joint probabilities are averaged, which is a mixture and so a likelihood.
 
 Where what is: degrees and masks (section 4, equations 8 and 9), direct connections (4.1), order- and
-connectivity-agnostic training (4.2, 4.3), loss (equation 2). Beyond the paper: with levels > 2 a dimension has a softmax
-over its levels and is read one-hot; sampling computes each unit once; an image is completed from any set of pixels.
+connectivity-agnostic training (4.2, 4.3), loss (equation 2). Beyond the paper: with levels > 2 a dimension has a
+softmax over its levels and is read one-hot; sampling computes each unit once; an image is completed from any set of
+pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np  # for degrees, which are integers on the host; tensors' values do not pass through it
@@ -71,7 +73,7 @@ class MADE(Module):
             drawn.append(degrees if s == 0 or connectivity_agnostic else [degrees[0], *drawn[0][1:]])
         self.degrees = [Tensor(np.stack(m)) for m in zip(*drawn, strict=True)]  # [S, D], [S, H_1], ...
         sizes = [self.D * self.K, *hidden, self.D * self.K]
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(pairwise(sizes))
         self.W = [Parameter(init.orthogonal()(rng, pair)) for pair in pairs]  # the last is the paper's V
         self.b = [Parameter(init.zeros()(rng, (n,))) for _, n in pairs]  # the last is the paper's c
         self.A = Parameter(init.zeros()(rng, (sizes[0], sizes[-1]))) if direct else None
@@ -98,7 +100,7 @@ class MADE(Module):
     def make_masks(self, degrees: Degrees) -> list[backend.Array]:
         """The masks that degrees describe."""
         m = [degrees[0].repeat(self.K), *degrees[1:]]  # K numbers read, or predict, each dimension
-        kept = [after[None, :] >= before[:, None] for before, after in zip(m[:-1], m[1:], strict=True)]
+        kept = [after[None, :] >= before[:, None] for before, after in pairwise(m)]
         kept += [m[0][None, :] > before[:, None] for before in (m[-1], m[0])]  # outputs: strictly before, and so for A
         return [backend.asarray(k.astype(self.W[0].dtype)) for k in kept]
 
@@ -144,14 +146,15 @@ class MADE(Module):
     def complete(self, x: Tensor, known: Any, rng: Generator, candidates: int = 256) -> Tensor:
         """Images x [N, *shape] with the pixels that are not known (booleans [*shape]) drawn anew, given those that are.
 
-        Likelihood weighting: each candidate keeps the known pixels and draws the others in the order of its masks, which
-        misses what the later known ones say of the earlier others. So candidates are weighed by the probability of their
-        known pixels, and one is drawn by that weight. It follows p(unknown | known) in the limit of many candidates,
-        and with one where the known pixels come first in the order.
+        Likelihood weighting: each candidate keeps the known pixels and draws the others in the order of its masks,
+        which misses what the later known ones say of the earlier others. So candidates are weighed by the probability
+        of their known pixels, and one is drawn by that weight. It follows p(unknown | known) in the limit of many
+        candidates, and with one where the known pixels come first in the order.
         """
         if tuple(known.shape) != self.shape or candidates < 1:
             raise ValueError(
-                f"MADE.complete: expected known {list(self.shape)} and candidates >= 1, got {list(known.shape)}, {candidates}"
+                f"MADE.complete: expected known {list(self.shape)} and candidates >= 1, "
+                f"got {list(known.shape)} and {candidates}"
             )
         N = len(x)
         drawn, weight = self._draw(
