@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 Array = Any
-OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}  # fused multiply-add, and NaN stays NaN
+OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}  # fused multiply-add, and NaN stays NaN
 
 
 @njit(inline="always", **OPTIONS)
