@@ -230,22 +230,14 @@ class AdamW(Adam):
         return 1 - lr * self.weight_decay
 
 
-class Adamax(Optimiser):
+class Adamax(Adam):
     """Adam with the infinity norm: u = max(beta2 u, |g| + eps), p -= lr m_hat / u (Kingma & Ba 2015, section 7)."""
 
     kernel = "adamax"
     moments = ("m", "u")
 
-    def __init__(
-        self,
-        parameters: Any,
-        lr: Rate = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        **common: Any,
-    ) -> None:
-        self.betas, self.eps = _betas(betas), eps
-        super().__init__(parameters, lr, **common)
+    def __init__(self, parameters: Any, lr: Rate = 2e-3, **options: Any) -> None:
+        super().__init__(parameters, lr, **options)
 
     def numbers(self, lr: float, n: int) -> tuple[float, ...]:
         b1, b2 = self.betas

@@ -25,7 +25,7 @@ BASELINES = {"digits-binary": 18.10, "digits-17": 2.18, "mnist-dynamic": 205.7}
 @dataclass(kw_only=True)
 class Settings(loop.Settings):
     data: str = "digits"
-    epochs: int = 300
+    epochs: int = 200
     out: Path = Path("runs/made")
     grey: bool = False
     """keep all grey levels, each pixel a softmax over them, instead of binarising"""

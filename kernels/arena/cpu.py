@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 Array = Any
-OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}  # fused multiply-add, and NaN stays NaN
+# Of fastmath only the fused multiply-add: NaN stays NaN.
+OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
 @njit(inline="always", **OPTIONS)
