@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -266,7 +267,7 @@ def script(*arguments: object) -> list[str]:
 
 
 def run_to_the_end(*arguments: object) -> dict[str, int]:
-    done = subprocess.run(script(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = subprocess.run(script(*arguments), capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -324,6 +325,7 @@ def test_a_signal_saves_and_says_how_to_go_on(sent, tmp_path):
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(240, exit=True)  # a run that hangs says where, and ends
     match sys.argv[1]:
         case "--kill-at-random-moments":
             kill_at_random_moments(Path(sys.argv[2]), int(sys.argv[3]))
