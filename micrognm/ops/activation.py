@@ -22,7 +22,7 @@ def tanh(x):
 def sigmoid(x):
     """1 / (1 + e^-x), without overflow."""
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    return np.maximum(e, x >= 0) / (1 + e)  # 1 / (1 + e) for x >= 0, e / (1 + e) below
 
 
 @op
