@@ -252,20 +252,22 @@ _BODY = """
 def op(forward: Callable[..., Any]) -> Operation:
     """Make a function of arrays an operation on tensors; declare its rules with `.vjp`.
 
-    Inputs are the positional parameters, or one *inputs; options the keyword-only ones. Inputs may be tensors, arrays
-    or numbers. The first line of the docstring states the rule that shapes and dtypes must follow: errors quote it.
+    Inputs are the positional parameters, or one *inputs; options the keyword-only ones, which a call may give by
+    place too. Inputs may be tensors, arrays or numbers. The first line of the docstring states the rule that shapes and
+    dtypes must follow: errors quote it.
     """
     rules = _Rules(forward)
     args, options = rules.args, rules.options
     required = inspect.Parameter.empty
-    optional = [o if default is required else f"{o}=default_{o}" for o, default in options.items()]
+    optional = [o for o in options if options[o] is required]
+    optional += [f"{o}=default_{o}" for o in options if options[o] is not required]
     given = [*(args if not rules.variadic else [f"*{args[0]}"]), *(f"{o}={o}" for o in options)]
     if rules.variadic:
         head = [f"*{args[0]}", *optional]
         unpack = _INPUTS.format(a=args[0])
         inputs, live = args[0], f"int(any(n is not None for n in n_{args[0]}))"
     else:
-        head = [*args, *(["*", *optional] if optional else [])]
+        head = [*args, *optional]
         unpack = "".join(_INPUT.format(a=a) for a in args)
         inputs, live = f"({', '.join(args)},)", " | ".join(f"(n_{a} is not None) << {i}" for i, a in enumerate(args))
     if rules.variadic or len(args) > 2:

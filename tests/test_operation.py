@@ -183,8 +183,19 @@ def test_options():
         scaled(x)
     with pytest.raises(TypeError, match="unexpected keyword"):
         scaled(x, by=1.0, often=2)
+    np.testing.assert_array_equal(scaled(x, 3.0, True).numpy(), scaled(x, by=3.0, twice=True).numpy())
     with pytest.raises(TypeError, match="positional"):
-        scaled(x, 3.0)
+        scaled(x, 3.0, True, 1)
+
+
+def test_an_option_without_a_default_may_stand_after_one_with():
+    @op
+    def between(x, *, low=0.0, high):
+        """x within [low, high]."""
+        return np.clip(x, low, high)
+
+    assert between(leaf(-1.0, 5.0).numpy(), high=2.0).numpy().tolist() == [0.0, 2.0]
+    assert between(leaf(-1.0, 5.0).numpy(), 2.0, -0.5).numpy().tolist() == [-0.5, 2.0]  # what is required comes first
 
 
 def test_variadic_inputs():
