@@ -325,7 +325,7 @@ def test_a_signal_saves_and_says_how_to_go_on(sent, tmp_path):
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(240, exit=True)  # a run that hangs says where, and ends
+    faulthandler.dump_traceback_later(500, exit=True)  # a run that hangs says where, and ends
     match sys.argv[1]:
         case "--kill-at-random-moments":
             kill_at_random_moments(Path(sys.argv[2]), int(sys.argv[3]))
