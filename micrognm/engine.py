@@ -74,6 +74,15 @@ def _nothing() -> None:
     """A reference that is dead already."""
 
 
+class _Output:
+    """The op of each output of an operation that has several: its one parent is the operation's node."""
+
+    name = "output"
+
+
+OUTPUT = _Output()
+
+
 class Tensor:
     """An array and, where it is recorded, its node on the tape.
 
@@ -340,25 +349,36 @@ def _pull_back(
         raise ValueError(f"grad: grad_output {_named(grad_output)} must have y's shape and dtype {_named(y)}")
     nodes, needed = _path(root, targets, floor)
     everything, debugging = targets is None, state.debug
-    grads: dict[Node, Tensor] = {root: grad_output}
+    grads: dict[Node, Any] = {root: grad_output}
     found: dict[Any, Tensor] = {}
     ours: set[Node] = set()  # their gradients are sums made here, which nobody else holds
     with _set(recording=create_graph, debug=False), np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for node in nodes:
-            g = grads.pop(node)
+            g = grads.pop(node, None)
+            if g is None:  # only an output that nobody used leads here
+                continue
             op = node.op
             if op is None if everything else node in targets:  # type: ignore[operator]
                 found[node] = g
             if op is None or node.order < floor:
                 continue
+            if op is OUTPUT:  # one of several: its gradient waits until the others' are there
+                (several,) = node.parents
+                grads.setdefault(several, [None] * len(several.shape))[node.saved[0]] = g
+                continue
             known = (*node.parents, node) if create_graph else op.unknown
-            rules = op.pull if op.pull_all is None else op.pull_all(g, node, create_graph)
+            at_once = None
+            if op.pull_all is not None:
+                wanted = [parent is not None and (everything or parent in needed) for parent in node.parents]
+                at_once = op.pull_all(g, node, create_graph, wanted)
             i = -1
             for parent in node.parents:
                 i += 1
                 if parent is None or not (everything or parent in needed):
                     continue
-                gx = rules[i](g, node.saved, known, i)
+                gx = op.pull[i](g, node.saved, known, i) if at_once is None else at_once[i]
+                if gx is None:  # the outputs that were used do not depend on this input
+                    continue
                 data = gx.data
                 if data.shape != parent.shape:
                     gx = _unbroadcast(gx, parent.shape, op, i)
@@ -386,6 +406,41 @@ def _unbroadcast(g: Tensor, shape: tuple[int, ...], op: Any, i: int) -> Tensor:
     repeated = tuple(k for k in range(g.ndim) if k < lead or (shape[k - lead] == 1 and g.shape[k] != 1))
     g = g.sum(axis=repeated, keepdims=True)
     return g.reshape(shape=shape) if lead else g
+
+
+def pull_through(
+    f: Callable[..., Any], inputs: Sequence[Any], node: Node, g: Any, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Recorded gradients of an operation that f writes in other operations: f runs again, on the operation's inputs.
+
+    g: the gradient of its output; of several, a list, with None for those that were not used.
+    """
+    floor = next(_created)
+    again = [
+        tensor(x, None if parent is None else Node(_SAME, (parent,), (), parent.shape, parent.dtype))
+        for x, parent in zip(inputs, node.parents, strict=True)
+    ]
+    y = f(*(x.data if x.node is None and not backend.is_array(x.data) else x for x in again))
+    if isinstance(g, list):
+        y = sum((part * gy).sum() for part, gy in zip(y, g, strict=True) if gy is not None)
+        g = None
+    targets = {x.node for x, needed in zip(again, wanted, strict=True) if needed}
+    found = _pull_back(y, g, targets, True, floor) if y.node is not None else {}
+    return [found.get(x.node) if needed else None for x, needed in zip(again, wanted, strict=True)]
+
+
+class _Same:
+    """The op of an input that runs again under a node of its own: the same tensor may be two inputs."""
+
+    name = "same"
+    pull_all, unknown = None, ()
+    pull = (lambda g, s, n, i: g,)
+
+    def rule_of(self, i: int) -> str:
+        return "the gradient of an input"
+
+
+_SAME = _Same()
 
 
 # ---- memory for time -------------------------------------------------------------------------------------------------
@@ -420,14 +475,14 @@ class _Replay:
     def __init__(self, f: Callable[..., Tensor], xs: tuple) -> None:
         self.f, self.xs = f, xs
 
-    def pull_all(self, g: Tensor, node: Node, create_graph: bool) -> list[Callable[..., Tensor]]:
+    def pull_all(self, g: Tensor, node: Node, create_graph: bool, wanted: Sequence[bool]) -> list[Tensor | None]:
         floor = next(_created)
         with _set(recording=True):
             y = self.f(*(copy.deepcopy(x) if isinstance(x, np.random.Generator) else x for x in self.xs))
         if y.shape != node.shape or y.node is None:
             raise ValueError(f"checkpoint: f gave {list(node.shape)} and, run again, {list(y.shape)} or no gradient")
         found = _pull_back(y, g, set(node.parents), create_graph, floor)
-        return [lambda g, s, n, i: found[node.parents[i]]] * len(node.parents)
+        return [found.get(parent) for parent in node.parents]
 
     def rule_of(self, i: int) -> str:
         return f"checkpoint: the gradient of outer tensor {i}"
@@ -456,8 +511,9 @@ def look(described: str, inputs: Iterable[Any], out: Any) -> None:
         raise FloatingPointError(f"{described} gives {what} from finite inputs, at {users_line()}")
 
 
-def _look_back(node: Node, i: int, g: Tensor, gx: Tensor) -> None:
-    if not _finite(gx.data) and _finite(g.data):
+def _look_back(node: Node, i: int, g: Any, gx: Tensor) -> None:
+    given = g if isinstance(g, list) else [g]
+    if not _finite(gx.data) and all(_finite(each.data) for each in given if each is not None):
         where = getattr(node, "where", "a line that ran outside debug()")
         raise FloatingPointError(
             f"{node.op.rule_of(i)} gives a gradient that is not finite {list(gx.shape)}; the operation ran at {where}"

@@ -13,6 +13,8 @@ parameters say what the tape keeps alive for it: inputs, `out`, keyword-only opt
 `add` keeps nothing. A misspelt name raises where it is declared. None declares that there is no gradient (a mask, an
 index).
 
+A kernel that computes all gradients in one pass declares `vjp_at_once` instead, for one or several outputs.
+
 An operation is called a million times, so the declaration is compiled, once, into a function without loops or
 dictionaries: `op` writes its source below, one line per input, and `_Rules` the small functions that pick what is kept.
 """
@@ -21,12 +23,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 
 from micrognm import backend
-from micrognm.engine import Node, Tensor, look, state, tensor, users_line
+from micrognm.engine import OUTPUT, Node, Tensor, look, pull_through, state, tensor, users_line
 
 NUMBERS = frozenset({float, int, bool})  # they never promote a dtype: NEP 50
 FORWARD_ERRORS = (ValueError, TypeError, IndexError, AttributeError)
@@ -43,6 +45,14 @@ class Operation(Protocol):
     def vjp(self, **rules: Rule | None) -> None:
         """Declare the rule of each named argument: rule(g, *what it needs) -> gradient, or None where none exists."""
 
+    def vjp_at_once(self, rule: Rule, composed: Rule) -> None:
+        """Declare one rule for all inputs: rule(g, needs, *what it needs) -> one gradient, or None, for each input.
+
+        It sees arrays, as the forward does, and computes the gradients that `needs` (booleans) asks for, in one pass.
+        g is a list for several outputs, with None for those that were not used. composed(*inputs, **options) is the
+        same function written in operations: gradients that are recorded are pulled through it.
+        """
+
 
 class _Rules:
     """The rules of one operation, compiled.
@@ -51,9 +61,9 @@ class _Rules:
     bits are recorded, or is None when none of them has a rule.
     """
 
-    pull_all = None  # one rule per input; a checkpoint computes all at once
+    pull_all: Any = None
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
+    def __init__(self, forward: Callable[..., Any], keeps: tuple[str, ...] = (), outputs: int = 1) -> None:
         self.forward = forward
         self.name = forward.__name__.lstrip("_")  # _matmul is the core of matmul: errors call it that
         parameters = inspect.signature(forward).parameters.values()
@@ -62,7 +72,8 @@ class _Rules:
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         if self.variadic and len(self.args) > 1:
             raise TypeError(f"{self.name}: an operation takes named inputs or *inputs, not both")
-        self.places = [*self.args, *self.options, "out", "shapes", "dtypes"]
+        self.outputs = outputs
+        self.places = [*self.args, *self.options, *keeps, "out", "shapes", "dtypes"]
         self.rules: dict[str, tuple[Rule, list[str]] | None] = {}
         self.pull: Any = []
         self.keep: dict[int, Any] = {}
@@ -71,17 +82,44 @@ class _Rules:
     def vjp(self, **rules: Rule | None) -> None:
         for arg, rule in rules.items():
             names = [] if rule is None else list(inspect.signature(rule).parameters)[1:]
-            known = [*self.places, *(["i"] if self.variadic else [])]
-            wrong = [name for name in names if name not in known] if arg in self.args else [arg]
-            if wrong:
-                raise TypeError(
-                    f"{self.name}: the rule for {arg!r} names {', '.join(wrong)}; "
-                    f"known are the inputs {', '.join(self.args)} and {', '.join(known[len(self.args) :])}"
-                )
+            self._known([name for name in names if name not in self._named()] if arg in self.args else [arg], arg)
             self.rules[arg] = None if rule is None else (rule, names)
         compiled = [self._adapter(arg) for arg in self.args]
         self.pull = _Repeat(compiled[0]) if self.variadic else compiled
         self.keep.clear()
+
+    def vjp_at_once(self, rule: Rule, composed: Rule) -> None:
+        if self.variadic:
+            raise TypeError(f"{self.name}: vjp_at_once needs named inputs, not *{self.args[0]}")
+        names = list(inspect.signature(rule).parameters)[2:]
+        self._known([name for name in names if name not in self._named()], "all inputs")
+        places = [self.places.index(name) for name in names]
+        # The composed function runs on all inputs and options, so all are kept.
+        self.rules = {arg: (rule, [*names, *self.args, *self.options]) for arg in self.args}
+
+        def pull_all(g: Any, node: Node, create_graph: bool, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+            inputs = node.saved[: len(self.args)]
+            if create_graph:
+                options = dict(zip(self.options, node.saved[len(self.args) :], strict=False))
+                return pull_through(lambda *xs: composed(*xs, **options), inputs, node, g, wanted)
+            arrays = [None if x is None else x.data for x in g] if isinstance(g, list) else g.data
+            found = rule(arrays, tuple(wanted), *(node.saved[place] for place in places))
+            if len(found) != len(inputs):
+                raise TypeError(f"{self.name}: the rule gives {len(found)} gradients for {len(inputs)} inputs")
+            return [None if x is None else tensor(x) for x in found]
+
+        self.pull_all = pull_all
+        self.keep.clear()
+
+    def _named(self) -> list[str]:
+        return [*self.places, *(["i"] if self.variadic else [])]
+
+    def _known(self, wrong: list[str], arg: str) -> None:
+        if wrong:
+            raise TypeError(
+                f"{self.name}: the rule for {arg!r} names {', '.join(wrong)}; "
+                f"known are the inputs {', '.join(self.args)} and {', '.join(self._named()[len(self.args) :])}"
+            )
 
     def _adapter(self, arg: str) -> Any:
         """lambda g, s, n, i: rule(g, ...) with what it names taken from saved s, nodes n (inputs, output) and i."""
@@ -115,7 +153,7 @@ class _Rules:
             parents = f"tuple(n_{self.args[0]})"
         else:
             parents = "(" + "".join(f"n_{a}, " if a in ruled else "None, " for a in self.args) + ")"
-        given = ", ".join([*(f"n_{a}" for a in self.args), *self.args, *self.options, "out"])
+        given = ", ".join([*(f"n_{a}" for a in self.args), *self.places[:-2]])
         keep = eval(f"lambda {given}: ({parents}, ({', '.join(saved)}))", {}) if ruled else None
         self.keep[live] = keep
         return keep
@@ -207,56 +245,95 @@ def _as_array(out: Any, inputs: Sequence[Any]) -> Any:
 
 
 _INPUT = """
-    if isinstance({a}, Tensor):
+    if isinstance({a}, _Tensor):
         n_{a} = {a}.node
         {a} = {a}.data
     else:
         n_{a} = None
-        if {a}.__class__ not in NUMBERS:
-            {a} = rules.constant('{a}', {a})"""
+        if {a}.__class__ not in _NUMBERS:
+            {a} = _rules.constant('{a}', {a})"""
 _INPUTS = """
-    n_{a} = [x.node if isinstance(x, Tensor) else None for x in {a}]
+    n_{a} = [x.node if isinstance(x, _Tensor) else None for x in {a}]
     {a} = [
-        x.data if isinstance(x, Tensor) else x if x.__class__ in NUMBERS else rules.constant('{a}', x) for x in {a}
+        x.data if isinstance(x, _Tensor) else x if x.__class__ in _NUMBERS else _rules.constant('{a}', x) for x in {a}
     ]"""
 _AGREE_TWO = """
-    mixed = None
-    if {0}.__class__ not in NUMBERS and {1}.__class__ not in NUMBERS:
+    _mixed = None
+    if {0}.__class__ not in _NUMBERS and {1}.__class__ not in _NUMBERS:
         if {0}.dtype is not {1}.dtype or {0}.__class__ is not {1}.__class__:
-            mixed = rules.agree(({0}, {1}))"""
+            _mixed = _rules.agree(({0}, {1}))"""
 _BODY = """
     try:
-        out = forward({given})
-    except FORWARD_ERRORS as error:
-        raise rules.explained({inputs}, error) from error
-    if out.__class__ is not ndarray:
-        out = as_array(out, {inputs})
-    if mixed is not None and out.dtype != mixed and out.dtype.kind == 'f':
-        raise rules.promoted({inputs}, mixed, out)
-    if state.debug:
-        rules.look({inputs}, out)
-    y = new(Tensor)
-    y.data = out
-    y.node = None
-    if live and state.recording:
-        keep = kept[live] if live in kept else rules.keeper(live)
-        if keep is not None:
-            parents, saved = keep({keep})
-            y.node = Node(rules, parents, saved, out.shape, out.dtype)
-            if state.debug:
-                y.node.where = users_line()
-    return y
+        {results} = _forward({given})
+    except _FORWARD_ERRORS as _error:
+        raise _rules.explained({inputs}, _error) from _error
+"""
+_ONE = """
+    if out.__class__ is not _ndarray:
+        out = _as_array(out, {inputs})
+    if _mixed is not None and out.dtype != _mixed and out.dtype.kind == 'f':
+        raise _rules.promoted({inputs}, _mixed, out)
+    if _state.debug:
+        _rules.look({inputs}, out)
+    _y = _new(_Tensor)
+    _y.data = out
+    _y.node = None
+    if _live and _state.recording:
+        _keep = _kept[_live] if _live in _kept else _rules.keeper(_live)
+        if _keep is not None:
+            _parents, _saved = _keep({keep})
+            _y.node = _Node(_rules, _parents, _saved, out.shape, out.dtype)
+            if _state.debug:
+                _y.node.where = _users_line()
+    return _y
+"""
+_SEVERAL = """
+    if _state.debug:
+        for _y in out:
+            _rules.look({inputs}, _y)
+    _node = None
+    if _live and _state.recording:
+        _keep = _kept[_live] if _live in _kept else _rules.keeper(_live)
+        if _keep is not None:
+            _parents, _saved = _keep({keep})
+            _node = _Node(_rules, _parents, _saved, [_y.shape for _y in out], [_y.dtype for _y in out])
+            if _state.debug:
+                _node.where = _users_line()
+    return _several(out, _node)
 """
 
 
-def op(forward: Callable[..., Any]) -> Operation:
-    """Make a function of arrays an operation on tensors; declare its rules with `.vjp`.
+def _several(out: Sequence[Any], node: Node | None) -> tuple[Tensor, ...]:
+    """The outputs of one operation; each has a node of its own, whose parent is the operation's."""
+    if node is None:
+        return tuple(map(tensor, out))
+    return tuple(tensor(y, Node(OUTPUT, (node,), (i,), y.shape, y.dtype)) for i, y in enumerate(out))
+
+
+@overload
+def op(forward: Callable[..., Any]) -> Operation: ...
+@overload
+def op(*, keeps: tuple[str, ...] = ..., outputs: int = ...) -> Callable[[Callable[..., Any]], Operation]: ...
+def op(
+    forward: Callable[..., Any] | None = None, *, keeps: tuple[str, ...] = (), outputs: int = 1
+) -> Operation | Callable[[Callable[..., Any]], Operation]:
+    """Make a function of arrays an operation on tensors; declare its rules with `.vjp` or `.vjp_at_once`.
 
     Inputs are the positional parameters, or one *inputs; options the keyword-only ones, which a call may give by
     place too. Inputs may be tensors, arrays or numbers. The first line of the docstring states the rule that shapes and
     dtypes must follow: errors quote it.
+
+    A forward gives its output. With `@op(outputs=2)` it gives several, and the call a tuple of tensors; `keeps` names
+    what it gives after them, for the rules alone.
     """
-    rules = _Rules(forward)
+    if forward is None:
+        return lambda forward: _compile(forward, keeps, outputs)
+    return _compile(forward, keeps, outputs)
+
+
+def _compile(forward: Callable[..., Any], keeps: tuple[str, ...], outputs: int) -> Operation:
+    """Write the source of the operation, and run it. Its own names start with _, so that no input's name meets them."""
+    rules = _Rules(forward, keeps, outputs)
     args, options = rules.args, rules.options
     required = inspect.Parameter.empty
     optional = [o for o in options if options[o] is required]
@@ -271,18 +348,25 @@ def op(forward: Callable[..., Any]) -> Operation:
         unpack = "".join(_INPUT.format(a=a) for a in args)
         inputs, live = f"({', '.join(args)},)", " | ".join(f"(n_{a} is not None) << {i}" for i, a in enumerate(args))
     if rules.variadic or len(args) > 2:
-        unpack += f"\n    mixed = rules.agree({inputs})"
+        unpack += f"\n    _mixed = _rules.agree({inputs})"
     else:
-        unpack += _AGREE_TWO.format(*args) if len(args) == 2 else "\n    mixed = None"
-    keep = ", ".join([*(f"n_{a}" for a in args), *args, *options, "out"])
-    body = _BODY.format(given=", ".join(given), inputs=inputs, keep=keep)
-    source = f"def {rules.name}({', '.join(head)}):{unpack}\n    live = {live}{body}"
+        unpack += _AGREE_TWO.format(*args) if len(args) == 2 else "\n    _mixed = None"
+    keep = ", ".join([*(f"n_{a}" for a in args), *rules.places[:-2]])
+    out = "out" if outputs == 1 else f"({', '.join(f'out_{i}' for i in range(outputs))})"
+    results = ", ".join([*(out.strip("()").split(", ")), *keeps])
+    body = _BODY.format(given=", ".join(given), inputs=inputs, results=results)
+    if outputs > 1:
+        body += f"    out = {out}"
+    body += (_ONE if outputs == 1 else _SEVERAL).format(inputs=inputs, keep=keep)
+    source = f"def {rules.name}({', '.join(head)}):{unpack}\n    _live = {live}{body}"
     scope = {
-        "FORWARD_ERRORS": FORWARD_ERRORS, "NUMBERS": NUMBERS, "Node": Node, "Tensor": Tensor, "as_array": _as_array,
-        "forward": forward, "kept": rules.keep, "ndarray": np.ndarray, "new": object.__new__, "rules": rules,
-        "state": state, "users_line": users_line, **{f"default_{o}": default for o, default in options.items()},
+        "_FORWARD_ERRORS": FORWARD_ERRORS, "_NUMBERS": NUMBERS, "_Node": Node, "_Tensor": Tensor,
+        "_as_array": _as_array, "_forward": forward, "_kept": rules.keep, "_ndarray": np.ndarray,
+        "_new": object.__new__, "_rules": rules, "_several": _several, "_state": state, "_users_line": users_line,
+        **{f"default_{o}": default for o, default in options.items()},
     }  # fmt: skip
     exec(compile(source, f"<operation {rules.name}>", "exec"), scope)
     call = scope[rules.name]
-    call.__doc__, call.__module__, call.__wrapped__, call.vjp = forward.__doc__, forward.__module__, forward, rules.vjp
+    call.__doc__, call.__module__, call.__wrapped__ = forward.__doc__, forward.__module__, forward
+    call.vjp, call.vjp_at_once = rules.vjp, rules.vjp_at_once
     return call

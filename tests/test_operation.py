@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import micrognm as mg
-from micrognm import Tensor, check, grad, op, ops
+from micrognm import Tensor, check, debug, grad, op, ops
 from tests.strategies import broadcastable
 
 BINARY: dict[str, Any] = {
@@ -354,3 +354,129 @@ def test_gradients_are_summed_to_the_shapes_of_the_arguments(inputs, data):
         want = cotangent.sum(axis=axes, keepdims=True) if axes else cotangent
         assert g.shape == x.shape
         np.testing.assert_allclose(g.numpy(), want.reshape(x.shape), atol=1e-14)
+
+
+# ---- all gradients in one pass ---------------------------------------------------------------------------------------
+
+
+def scaled_sin():
+    """sin(x) * y in one pass, which keeps sin(x); and the list of what each call of its rule was asked for."""
+    asked = []
+
+    @op(keeps=("sine",))
+    def scaled_sin(x, y):
+        """sin(x) * y; shapes are equal."""
+        sine = np.sin(x)
+        return sine * y, sine
+
+    def rule(g, needs, x, y, sine):
+        asked.append(needs)
+        return (g * y * np.cos(x) if needs[0] else None, g * sine if needs[1] else None)
+
+    @op
+    def sin(x):
+        """sin(x)"""
+        return np.sin(x)
+
+    @op
+    def cos(x):
+        """cos(x)"""
+        return np.cos(x)
+
+    sin.vjp(x=lambda g, x: g * cos(x))
+    cos.vjp(x=lambda g, x: -g * sin(x))
+    scaled_sin.vjp_at_once(rule, lambda x, y: sin(x) * y)
+    return scaled_sin, asked
+
+
+def polar():
+    """Two outputs of one operation: r cos(t) and r sin(t)."""
+
+    @op(outputs=2)
+    def polar(r, t):
+        """(r cos t, r sin t); shapes are equal."""
+        return r * np.cos(t), r * np.sin(t)
+
+    def rule(g, needs, r, t):
+        gx, gy = (np.zeros_like(r) if x is None else x for x in g)
+        return gx * np.cos(t) + gy * np.sin(t), r * (gy * np.cos(t) - gx * np.sin(t))
+
+    def composed(r, t):
+        x = r * (1 - t * t / 2 + t**4 / 24 - t**6 / 720 + t**8 / 40320 - t**10 / 3628800)
+        y = r * (t - t**3 / 6 + t**5 / 120 - t**7 / 5040 + t**9 / 362880 - t**11 / 39916800)
+        return x, y  # series, exact enough for small t
+
+    polar.vjp_at_once(rule, composed)
+    return polar
+
+
+def test_one_rule_gives_all_gradients_and_the_composed_function_gives_theirs():
+    f, _ = scaled_sin()
+    check(f, np.array([0.3, -1.0, 2.0]), np.array([1.5, 0.5, -0.7]))
+    x = np.array([0.3, -1.0, 2.0])
+    check(lambda x: f(x, x), x)  # one tensor as two inputs
+    check(lambda x: f(x * x, 2.0), x)
+
+
+def test_the_rule_is_told_which_gradients_are_needed():
+    f, asked = scaled_sin()
+    x, y = (Tensor(np.array([v]), requires_grad=True) for v in (0.3, 0.7))
+    grad(f(x, y).sum(), y)
+    grad(f(x, 2.0).sum(), x)
+    f(x, y).sum().backward()
+    assert asked == [(False, True), (True, False), (True, True)]
+
+
+def test_several_outputs():
+    f = polar()
+    r, t = np.array([1.3, 0.4]), np.array([0.2, -0.1])
+    check(lambda r, t: (lambda x, y: x * y + 3 * y)(*f(r, t)), r, t)
+    for i in range(2):  # one output alone
+        check(lambda r, t, i=i: f(r, t)[i] * 2, r, t)
+    x, y = f(Tensor(r), Tensor(t))
+    assert x.node is None and y.node is None
+    a, b = Tensor(r, requires_grad=True), Tensor(t, requires_grad=True)
+    x, y = f(a, b)
+    ones = Tensor(np.ones(2))
+    gx = grad(x * x, x, ones)  # an output is a tensor that gradients can be asked of
+    np.testing.assert_array_equal(gx.numpy(), 2 * x.numpy())
+
+
+def test_debug_looks_at_each_of_several_outputs():
+    @op(outputs=2)
+    def pair(a):
+        """(a, log a)"""
+        return a, np.log(a)
+
+    with debug(), np.errstate(divide="ignore"), pytest.raises(FloatingPointError, match=r"pair.* infinity"):
+        pair(Tensor([0.0]))
+
+
+def test_an_output_that_depends_on_one_input_only():
+    @op(outputs=2)
+    def pair(a, b):
+        """(2 a, 3 b)"""
+        return 2 * a, 3 * b
+
+    pair.vjp_at_once(
+        lambda g, needs: (None if g[0] is None else 2 * g[0], None if g[1] is None else 3 * g[1]),
+        lambda a, b: (2 * a, 3 * b),
+    )
+    a, b = (Tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    first, _ = pair(a * 1.0, b * 1.0)
+    for create_graph in (False, True):
+        (ga,) = grad(first.sum(), [a], create_graph=create_graph)
+        np.testing.assert_array_equal(ga.numpy(), [2, 2])
+        with pytest.raises(ValueError, match="does not depend on wrt"):
+            grad(first.sum(), [b], create_graph=create_graph)
+    first.sum().backward()
+    assert b.grad is None
+
+
+def test_a_rule_at_once_that_is_wrongly_declared():
+    f, _ = scaled_sin()
+    with pytest.raises(TypeError, match="names sinus"):
+        f.vjp_at_once(lambda g, needs, sinus: (), lambda x, y: x)
+    f.vjp_at_once(lambda g, needs: (g,), lambda x, y: x)
+    with pytest.raises(TypeError, match="1 gradients for 2 inputs"):
+        f(Tensor([1.0], requires_grad=True), 2.0).sum().backward()

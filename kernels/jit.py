@@ -1,0 +1,21 @@
+"""How every Numba kernel is compiled, and what the machine's vectors hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import binding
+
+binding.initialize_native_target()
+_features = binding.get_host_cpu_features()
+
+# Of fastmath only the fused multiply-add: NaN stays NaN, infinity infinity. Compiled code is kept beside the source.
+SERIAL: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
+
+# For loops that sum: partial sums in vector lanes. NaN and infinity still pass through.
+FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
+
+# float32 numbers in a vector register, and how many such registers there are.
+WIDTH = 16 if _features.get("avx512f") else 8 if _features.get("avx2") else 4
+REGISTERS = 32 if _features.get("avx512f") or not _features.get("sse2") else 16
