@@ -7,6 +7,7 @@ Prints milliseconds a step, and gigabytes a second that it moves: 7 numbers for 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -14,11 +15,10 @@ from typing import Any
 
 import numba
 import numpy as np
-import peer
 import tyro
 from micrognm.kernels.arena import cpu, reference
 
-from micrognm import Tensor, backend
+from micrognm import Tensor, backend, bench
 from micrognm.optim import Adam
 
 BLOCK = 1 << 14  # elements: five arrays of them fit in a level 2 cache
@@ -63,7 +63,7 @@ def in_threads(p: Any, g: Any, m: Any, v: Any, scale: Any, limit: Any, decay: An
 
 
 def main(settings: Settings) -> None:
-    torch = peer.torch()
+    torch = bench.torch() or sys.exit(bench.NO_PEER)
     size = settings.parameters // settings.tensors
     gradient = np.random.default_rng(0).standard_normal(size, np.float32)
     theirs = [torch.zeros(size, requires_grad=True) for _ in range(settings.tensors)]
@@ -83,7 +83,7 @@ def main(settings: Settings) -> None:
             x.grad = Tensor(gradient)
         backend.kernel = lambda name, x, version=version: SimpleNamespace(adam=version)  # type: ignore[assignment,misc]
         adam = Adam(ours)
-        a, p = peer.compare(adam.step, peers.step, settings.repeats)
+        a, p = bench.compare(adam.step, peers.step, settings.repeats)
         backend.kernel = kernel
         ends.append(ours[0].numpy()[: 1 << 10].copy())
         if not np.allclose(ends[0], ends[-1], rtol=1e-4, atol=1e-6):

@@ -7,13 +7,13 @@ Prints a line for each width: milliseconds a step (loss, gradients, Adam), ours 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
-import peer
 import tyro
 
-from micrognm import Tensor
+from micrognm import Tensor, bench
 from micrognm.models.autoregressive.made import MADE
 from micrognm.optim import Adam
 
@@ -29,7 +29,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    torch = peer.torch()
+    torch = bench.torch() or sys.exit(bench.NO_PEER)
     F = torch.nn.functional
     rng = np.random.default_rng(0)
     images = (rng.random((settings.batch, 28, 28, 1)) < 0.2).astype(np.float32)
@@ -60,7 +60,7 @@ def main(settings: Settings) -> None:
             adam.step()
             losses["peer"] = loss.item()
 
-        a, p = peer.compare(ours, theirs, settings.repeats)
+        a, p = bench.compare(ours, theirs, settings.repeats)
         if not np.isclose(losses["ours"], losses["peer"], rtol=1e-3):
             raise SystemExit(f"the two do not compute the same: losses {losses}")
         print(

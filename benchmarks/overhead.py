@@ -7,14 +7,14 @@ Prints one line: microseconds an operation, ours and PyTorch's, and their ratio.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import peer
 import tyro
 
-from micrognm import Tensor
+from micrognm import Tensor, bench
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    torch = peer.torch()
+    torch = bench.torch() or sys.exit(bench.NO_PEER)
     ones = np.ones((32, 32), np.float32)
     x, g = Tensor(ones, requires_grad=True), Tensor(ones)
     tx, tg = torch.from_numpy(ones).requires_grad_(), torch.from_numpy(ones)
@@ -41,7 +41,7 @@ def main(settings: Settings) -> None:
         y.backward(g)
         x.grad = None
 
-    ours, theirs = peer.compare(lambda: chain("ours", x, g), lambda: chain("peer", tx, tg), settings.repeats)
+    ours, theirs = bench.compare(lambda: chain("ours", x, g), lambda: chain("peer", tx, tg), settings.repeats)
     scale = 1e6 / settings.length
     first = {name: float(np.median(times)) * scale for name, times in forward.items()}
     print(

@@ -1,10 +1,11 @@
-"""python -m micrognm: what is installed here, and where each paper stands."""
+"""python -m micrognm: what is installed here, where each paper stands, how fast the kernels are."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("doctor", help="what is installed and in force here, what is missing, and what mends it")
     papers = commands.add_parser("papers", help="the table of the 31 papers and where each stands")
     papers.add_argument("--markdown", action="store_true", help="print it as the Markdown table of README.md")
+    bench = commands.add_parser("bench", help="time the kernels, against PyTorch where it is installed")
+    bench.add_argument("kernel", nargs="*", help="which ones; all where none is named")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     options = parser.parse_args(arguments)
 
     if options.command == "doctor":
@@ -25,6 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(markdown() if options.markdown else table())
         return 0
+    if options.command == "bench":
+        from micrognm import bench as benchmark
+
+        try:
+            return benchmark.main(options.kernel, options.json)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
     parser.print_help()
     return 0
 

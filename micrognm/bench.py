@@ -1,0 +1,136 @@
+"""Benchmarks: our work and the peer's, by turns in one run, by the median of the repeats; and the kernels' table.
+
+python -m micrognm bench [kernel ...] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micrognm import storage
+
+NO_PEER = 'The peer is PyTorch: python -m pip install -e ".[bench]"'
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: the same work by us and by PyTorch.
+
+    ours and theirs run it once; theirs is None where PyTorch is not installed. error: our largest error against a
+    reference in float64, as a part of its largest value. flops and bytes: what the work needs at least.
+    """
+
+    shape: str
+    ours: Callable[[], Any]
+    theirs: Callable[[], Any] | None
+    error: Callable[[], float]
+    flops: float
+    bytes: float
+    dtype: str = "float32"
+
+
+def torch() -> Any:
+    """PyTorch with as many threads as this machine has cores, or None."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        return None
+
+
+def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, turn: int = 10) -> tuple[float, float]:
+    """Median seconds of a run of each, over at least `repeats` runs of both, made by turns.
+
+    A turn is `turn` runs in a row, after two that are not counted: the threads of the one that ran before go on
+    spinning for a while, and would be charged to the other.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    while len(times[1]) < repeats:
+        for run, kept in zip((ours, theirs), times, strict=True):
+            run()
+            time.sleep(0.25)  # OpenMP's threads spin up to 0.2 s after their last work
+            run()
+            for _ in range(turn):
+                start = time.perf_counter()
+                run()
+                kept.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+@functools.cache
+def peak() -> tuple[float, float]:
+    """What this machine can do now: floating-point operations a second (a product of 1024 x 1024) and bytes a second.
+
+    Bytes: those read and written by a copy of 64 MiB.
+    """
+    a = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
+    b, source = a.copy(), np.zeros(1 << 24, np.float32)
+    target = source.copy()
+    product, copy = compare(lambda: np.matmul(a, a, out=b), lambda: np.copyto(target, source), 20)
+    return 2 * 1024**3 / product, 2 * source.nbytes / copy
+
+
+def kernels() -> list[str]:
+    """The kernels that have a benchmark."""
+    folders = importlib.import_module("micrognm.kernels").__path__
+    return sorted(path.parent.name for folder in folders for path in Path(folder).glob("*/bench.py"))
+
+
+def rows(names: Sequence[str], repeats: int = 20) -> Iterator[dict[str, Any]]:
+    """One row for each case: kernel, shape, dtype, error, micrognm_ms, peer_ms, ratio, share_of_peak.
+
+    share_of_peak: the larger of the shares of `peak` that the least work needed makes up. ValueError for an unknown
+    kernel.
+    """
+    unknown = [name for name in names if name not in kernels()]
+    if unknown:
+        raise ValueError(f"bench: no benchmark of {', '.join(unknown)}; there are {', '.join(kernels())}")
+    peer = torch()  # first, before anything sets its threads to work
+    flops, bytes = peak()
+    for name in names or kernels():
+        for case in importlib.import_module(f"micrognm.kernels.{name}.bench").cases(peer):
+            error = case.error()
+            mine, theirs = compare(case.ours, case.theirs or (lambda: None), repeats)
+            yield {
+                "kernel": name,
+                "shape": case.shape,
+                "dtype": case.dtype,
+                "error": float(error),
+                "micrognm_ms": mine * 1e3,
+                "peer_ms": theirs * 1e3 if case.theirs else None,
+                "ratio": mine / theirs if case.theirs else None,
+                "share_of_peak": max(case.flops / flops, case.bytes / bytes) / mine,
+            }
+
+
+def main(names: Sequence[str], path: Path | None) -> int:
+    """Print the rows as they come, and write them as JSON."""
+    peer = torch()
+    versions = f"numpy {np.__version__}, {f'torch {peer.__version__}' if peer else 'no torch: no peer'}"
+    flops, bytes = peak()
+    print(f"{os.cpu_count()} cores, {versions}, peak {flops / 1e9:.0f} GFLOP/s, {bytes / 1e9:.1f} GB/s")
+    print(f"{'kernel':12} {'shape':44} {'error':>8} {'micrognm':>12} {'peer':>12} {'ratio':>6} {'of peak':>8}")
+    found = []
+    for row in rows(names):
+        found.append(row)
+        theirs = "-" if row["peer_ms"] is None else f"{row['peer_ms']:.3f} ms"
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        print(
+            f"{row['kernel']:12} {row['shape']:44} {row['error']:8.1e} {row['micrognm_ms']:9.3f} ms {theirs:>12} "
+            f"{ratio:>6} {row['share_of_peak']:8.0%}",
+            flush=True,
+        )
+    if path is not None:
+        report = {"cores": os.cpu_count(), "versions": versions, "flops": flops, "bytes": bytes, "rows": found}
+        storage.write(path, (json.dumps(report, indent=1) + "\n").encode())
+    return 0
