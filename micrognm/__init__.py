@@ -2,6 +2,10 @@
 
 import os as _os
 
+# In a checkout kernels/ stands beside this package; installed it is micrognm/kernels already. Operations import it.
+if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):
+    __path__.append(_os.path.dirname(__path__[0]))
+
 from micrognm.engine import Tensor, checkpoint, debug, grad, no_grad, stop_gradient
 from micrognm.gradcheck import check
 from micrognm.operation import op
@@ -10,7 +14,3 @@ from micrognm.ops import __all__ as _operations
 
 __version__ = "0.1.0"
 __all__ = ["Tensor", "check", "checkpoint", "debug", "grad", "no_grad", "op", "stop_gradient", *_operations]
-
-# In a checkout kernels/ stands beside this package; installed it is micrognm/kernels already.
-if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):  # noqa: F405  # every package has a __path__
-    __path__.append(_os.path.dirname(__path__[0]))  # noqa: F405

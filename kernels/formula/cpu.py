@@ -1,0 +1,190 @@
+"""A program as one pass over memory, compiled by Numba at the first call of its kind. Generated modules are kept."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from micrognm.kernels import maths
+from micrognm.kernels.formula import loops, reference
+from micrognm.kernels.formula.emit import numba_source
+from micrognm.kernels.formula.program import Array, Layout, Program, Shape, layout
+from numba.core.errors import NumbaError
+
+FOLDER = "MICROGNM_FORMULAS"  # the environment variable that says where generated code is kept
+SERIAL_BELOW = 200_000  # elements; to wake a thread that sleeps takes as long as 200,000 of them
+PART = 8192  # elements in a part of the work: parts do not depend on the number of threads, nor do sums, then
+MOST_PARTS = 256  # where each leaves a row of partial sums
+MOST_PLANS = 2000  # of one program; more shapes than that are forgotten and planned again
+
+
+class Plan(NamedTuple):
+    """How a program runs on inputs of one kind and shape."""
+
+    module: ModuleType
+    at: Layout
+    dtype: Any
+    rows: int  # of the loop that is cut into parts: the columns where there are no rows
+    step: int  # rows of a part
+    parts: int
+    lengths: tuple[int, ...]  # of the outputs as the loops write them
+    full: Shape
+    shapes: tuple[Shape, ...]  # of the outputs in the loops: sums have ones
+    results: tuple[Shape, ...]  # of the outputs
+
+
+def run(
+    program: Program, inputs: Sequence[Any], options: Mapping[str, float], shapes: tuple[Shape, ...] | None = None
+) -> list[Array]:
+    """The outputs for inputs (arrays and numbers) and options. shapes: as in Program."""
+    key = (*[(x.shape, x.dtype.char) if x.__class__ is np.ndarray else None for x in inputs], shapes)
+    found = program.made.get(key)
+    if found is not None:
+        return found(inputs, options)
+    plan = _plan(program, inputs, shapes)
+    made = _runner(program, plan)
+    try:
+        outputs = made(inputs, options)
+    except NumbaError as error:
+        raise RuntimeError(
+            f"formula {program.name}: Numba cannot compile {plan.module.__file__}. MICROGNM_KERNELS=reference runs "
+            f"without it. Its log:\n{error}"
+        ) from error
+    if len(program.made) > MOST_PLANS:
+        program.made.clear()
+    program.made[key] = made
+    return outputs
+
+
+def _runner(program: Program, plan: Plan) -> Callable[[Sequence[Any], Mapping[str, float]], list[Array]]:
+    """What runs the plan. Small arrays feel every line of it."""
+    module, at, dtype, rows, _, parts, lengths, full, shapes, results = plan
+    options, empty, ndarray = program.options, np.empty, np.ndarray
+    ends = (0, rows, at.inner, at.columns, 0)
+    plain = all(letters == at.every for letters in at.outputs)
+
+    def arguments(inputs: Sequence[Any]) -> list[Array]:
+        if None in at.inputs:
+            inputs = [np.broadcast_to(x, full) if k is None else x for x, k in zip(inputs, at.inputs, strict=True)]
+        return [x.ravel() for x in inputs if x.__class__ is ndarray]
+
+    def numbers(inputs: Sequence[Any], given: Mapping[str, float]) -> list[float]:
+        return [float(x) for x in inputs if x.__class__ is not ndarray] + [float(given[name]) for name in options]
+
+    def nothing(inputs: Sequence[Any], given: Mapping[str, float]) -> list[Array]:
+        return [np.zeros(shape, dtype) for shape in results]
+
+    def small(inputs: Sequence[Any], given: Mapping[str, float]) -> list[Array]:
+        out = empty(lengths[0], dtype)
+        module.part(*[x.ravel() for x in inputs], out, *ends)
+        return [out.reshape(results[0])]
+
+    def any_size(inputs: Sequence[Any], given: Mapping[str, float]) -> list[Array]:
+        outs = [empty(n, dtype) for n in lengths]
+        for out, letters in zip(outs, at.outputs, strict=True):
+            if letters == "001" and at.inner > 1:
+                out[:] = 0
+        if parts == 1:
+            module.part(*arguments(inputs), *outs, *numbers(inputs, given), *ends)
+        else:
+            _in_threads(plan, [*arguments(inputs), *outs], numbers(inputs, given))
+        if plain:
+            return [out.reshape(shape) for out, shape in zip(outs, results, strict=True)]
+        each = zip(outs, shapes, at.outputs, results, strict=True)
+        return [_summed(out, shape, letters, full, at).reshape(result) for out, shape, letters, result in each]
+
+    if 0 in full:
+        return nothing
+    arrays_alone = not options and "n" not in at.inputs and None not in at.inputs
+    return small if arrays_alone and plain and parts == 1 and len(lengths) == 1 else any_size
+
+
+def _summed(out: Array, shape: Shape, letters: str | None, full: Shape, at: Layout) -> Array:
+    """What the loops wrote, added up where they could not."""
+    if letters is None:
+        return reference.summed(out.reshape(full), full, shape)
+    if letters == "000":
+        return out.sum(keepdims=True)
+    if letters == "001" and at.inner > 1:
+        return out.reshape(-1, at.columns).sum(axis=0)
+    return out
+
+
+def _in_threads(plan: Plan, arrays: list[Array], numbers: list[float]) -> None:
+    sizes = np.array([plan.rows, plan.step, plan.at.inner, plan.at.columns], np.int64)
+    held = [sizes, np.array(numbers, np.float64), *arrays]
+    if not hasattr(plan.module, "address"):
+        plan.module.address = plan.module.in_threads().address  # type: ignore[attr-defined]
+    addresses = np.array([x.ctypes.data for x in held], np.uintp)
+    loops.in_threads(plan.module.address, addresses, plan.parts)
+
+
+def _plan(program: Program, inputs: Sequence[Any], shapes: tuple[Shape, ...] | None) -> Plan:
+    full, within, results = program.ends(shapes or tuple(getattr(x, "shape", ()) for x in inputs))
+    at = layout(full, [x.shape if isinstance(x, np.ndarray) else None for x in inputs], within)
+    kinds = tuple(x.dtype.name if isinstance(x, np.ndarray) else None for x in inputs)
+    dtype = next(x.dtype for x in inputs if isinstance(x, np.ndarray) and x.dtype.kind == "f")
+    flat = at.outer == at.inner == 1
+    rows, columns = (at.columns, 1) if flat else (at.outer * at.inner, at.columns)
+    down = any(x == "001" for x in at.outputs) and not flat
+    step = max(1, PART // max(1, columns), -(-rows // MOST_PARTS) if down else 1)
+    if rows * columns < SERIAL_BELOW:
+        step = max(1, rows)
+    parts = -(-rows // step)
+    size = math.prod(full)
+    lengths = tuple(
+        size if x is None or x == at.every else parts if x == "000" else parts * columns if x == "001" else rows
+        for x in at.outputs
+    )
+    kind = (at.inputs, at.outputs, at.outer > 1, at.inner > 1, kinds)
+    module = program.made.get(kind)
+    if module is None:
+        module = program.made[kind] = _module(program.name, numba_source(program, at, kinds, dtype.name))
+    return Plan(module, at, dtype, rows, step, parts, lengths, full, within, results)
+
+
+def folder() -> Path:
+    """Where generated modules are kept."""
+    import pooch
+
+    return Path(os.environ.get(FOLDER) or Path(pooch.os_cache("micrognm")) / "formulas")
+
+
+def _module(name: str, text: str) -> ModuleType:
+    """The module of this text, written into the folder if it is not there."""
+    mark = hashlib.sha256((text + _runtime()).encode()).hexdigest()[:16]
+    path = folder() / f"{name}_{mark}.py"
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+                written = Path(beside) / path.name
+                written.write_text(text, encoding="utf-8")
+                os.replace(written, path)
+        except OSError as error:
+            raise RuntimeError(
+                f"formula {name}: its generated code cannot be written to {path.parent} ({error}). Set {FOLDER} to a "
+                "folder that can be written, or MICROGNM_KERNELS=reference to run without"
+            ) from error
+    spec = importlib.util.spec_from_file_location(f"micrognm_formula_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where Numba looks for it when it loads what it compiled
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def _runtime() -> str:
+    """The source of what generated code calls: Numba's cache sees no change in it."""
+    return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (maths, loops))
