@@ -6,7 +6,10 @@ What NumPy cannot dispatch, because no argument is an array yet or because the f
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -20,10 +23,29 @@ Array = Any  # np.ndarray or cupy.ndarray
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "float64")  # of parameters and activations; integers and booleans hold labels and masks
 
-KERNELS = ("auto", "reference", "cpu")
-# Which implementation of a kernel runs where. CuPy runs the NumPy reference by NumPy's own protocols.
-_IMPLEMENTATION = {"cpu": "cpu", "cuda": "reference"}
+KERNELS = ("auto", "reference", "cpu", "gpu")
+_IMPLEMENTATION = {"cpu": "cpu", "cuda": "gpu"}  # which one of a kernel "auto" runs on a device
 
+# Numba's threads (GNU OpenMP) turn in a loop for milliseconds after each kernel, in wait of the next, and take the
+# cores from NumPy's matrix products: a kernel of 33 us and a product of 1.75 ms by turns took 8.0 ms a pair, and 2.3 ms
+# with this. OpenMP reads it when it is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what large arrays give back, for the next ones, where the user has not set it otherwise.
+
+    It returns blocks above 128 KiB to the system at once, and the next array pays a page fault every 4 KiB.
+    """
+    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(-3, 1 << 30) or mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, and the most that older versions take
+            mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+_keep_memory()
 _device = "cpu"
 _kernels = "auto"
 
@@ -83,9 +105,11 @@ def on(name: str) -> Iterator[None]:
 
 
 def use_kernels(name: str) -> None:
-    """Run this implementation of every kernel from now on: "reference", "cpu", or "auto", what the array calls for.
+    """Run this implementation of every kernel from now on; the environment variable MICROGNM_KERNELS sets it at first.
 
-    The environment variable MICROGNM_KERNELS sets it at the start.
+    "auto": what the array calls for, "cpu" for NumPy's and "gpu" for CuPy's. "reference": NumPy's functions, on arrays
+    of both. "cpu": Numba, on NumPy arrays alone. "gpu": CUDA C in float32; on NumPy arrays it runs on the CPU, slowly,
+    compiled by g++ through kernels/cuda_on_cpu.h, so that a kernel can be tried and tested without a GPU.
     """
     global _kernels
     if name not in KERNELS:
@@ -99,7 +123,38 @@ use_kernels(os.environ.get("MICROGNM_KERNELS", "auto"))
 def kernel(name: str, x: Array) -> ModuleType:
     """The module kernels/<name>/<implementation>.py that works on arrays like x, imported when first asked for."""
     implementation = _IMPLEMENTATION[device_of(x)] if _kernels == "auto" else _kernels
+    if implementation == "cpu" and device_of(x) != "cpu":
+        raise TypeError(
+            f"kernel {name}: 'cpu' is asked for, which takes NumPy arrays, and the array lies on the GPU. "
+            "MICROGNM_KERNELS=auto, gpu or reference runs there"
+        )
+    return _module(name, implementation)
+
+
+@functools.cache
+def _module(name: str, implementation: str) -> ModuleType:
     return importlib.import_module(f"micrognm.kernels.{name}.{implementation}")
+
+
+@functools.cache
+def _cuda_function(text: str, name: str) -> Any:
+    """A kernel of this text in CUDA C, compiled for the GPU at hand."""
+    try:
+        return _cupy().RawModule(code=text, options=("--std=c++17",)).get_function(name)
+    except Exception as error:  # NVRTC's log, or the driver's word on what NVRTC made
+        raise RuntimeError(
+            f"CUDA kernel {name} cannot be built (MICROGNM_KERNELS=reference runs without):\n{error}"
+        ) from error
+
+
+def launch_cuda(
+    text: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: list[Any], shared: int
+) -> None:
+    """Run kernel `name` of a text in CUDA C on CuPy arrays and NumPy numbers; kernels/cuda.py checks them."""
+    function = _cuda_function(text, name)
+    if shared > 48 << 10:  # more than every card gives unasked
+        function.max_dynamic_shared_size_bytes = shared
+    function(grid, block, tuple(arguments), shared_mem=shared)
 
 
 def array_module(x: Array) -> ModuleType:
@@ -116,6 +171,11 @@ def is_array(x: object) -> bool:
 def device_of(x: Array) -> str:
     """ "cpu" or "cuda"."""
     return "cpu" if isinstance(x, np.ndarray) else "cuda"
+
+
+def contiguous(x: Array) -> Array:
+    """x in C order, where it lives; no copy if it is so already."""
+    return array_module(x).ascontiguousarray(x)
 
 
 def asarray(x: Any, dtype: Any = None) -> Array:
@@ -150,11 +210,25 @@ def add_at(x: Array, index: Any, values: Array) -> None:
     array_module(x).add.at(x, index, values)
 
 
+def key(rng: np.random.Generator) -> int:
+    """A key for `kernels/rng`, which makes as many numbers of it as are asked for: all that is drawn from rng."""
+    return int(rng.integers(2**64, dtype=np.uint64))
+
+
 def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """Standard normal numbers. Drawn on the host, so that a seed means the same numbers on every device."""
-    return asarray(rng.standard_normal(shape, np.dtype(dtype)))
+    """Standard normal numbers. A seed means the same numbers on every device, in float32 but for their last bits."""
+    if np.dtype(dtype) != np.float32:
+        return asarray(rng.standard_normal(shape, np.dtype(dtype)))
+    return _from_key("normal", rng, shape)
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """Uniform numbers of [0, 1). Drawn on the host, so that a seed means the same numbers on every device."""
-    return asarray(rng.random(shape, np.dtype(dtype)))
+    """Uniform numbers of [0, 1), in float32 multiples of 2^-24. A seed means the same numbers on every device."""
+    if np.dtype(dtype) != np.float32:
+        return asarray(rng.random(shape, np.dtype(dtype)))
+    return _from_key("uniform", rng, shape)
+
+
+def _from_key(name: str, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    like = zeros((1,))
+    return getattr(kernel("rng", like), name)(like, math.prod(shape), key(rng)).reshape(shape)

@@ -5,9 +5,14 @@ No GPU is needed: an array that refuses to become NumPy's, as CuPy's do, stands 
 
 from __future__ import annotations
 
+import importlib
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,20 +22,26 @@ import scipy.linalg
 import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from micrognm.kernels import cuda
+from micrognm.kernels.arena import cpu, reference
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from micrognm import Tensor, backend, debug, grad, ops
+from micrognm import Tensor, backend, debug, grad, ops, optim
 from tests.ops.cases import CASES, Case
 from tests.strategies import generators
 
 # Functions of NumPy that CuPy 14.2 has under the same name, with the arguments that the operations give. Before another
 # one is added here, see in CuPy's reference that it exists, and what it refuses.
 IN_CUPY = set(
-    "absolute add argmax argmin argsort broadcast_to clip concatenate copyto cumsum divide einsum equal exp expm1 "
-    "flip floor full_like greater greater_equal inv isfinite isnan isneginf less less_equal log log1p matmul max "
-    "maximum mean min minimum multiply negative not_equal ones_like power qr reshape roll round sign slogdet "
-    "solve sqrt squeeze stack subtract sum tanh transpose tril triu where zeros_like".split()
+    "absolute add argmax argmin argsort broadcast_to clip concatenate copyto cumsum divide einsum empty_like equal "
+    "exp expm1 flip floor full_like greater greater_equal inv isfinite isnan isneginf less less_equal log log1p "
+    "matmul max maximum mean min minimum moveaxis multiply negative not_equal ones_like power qr repeat reshape roll "
+    "round sign slogdet solve sqrt square squeeze stack subtract sum swapaxes tanh transpose tril triu where "
+    "zeros_like".split()
 )
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ (apt-get install g++)")
 
 
 class DeviceArray(NDArrayOperatorsMixin):
@@ -78,11 +89,15 @@ class DeviceArray(NDArrayOperatorsMixin):
     ndim = property(lambda self: self.host.ndim)
     size = property(lambda self: self.host.size)
     dtype = property(lambda self: self.host.dtype)
+    flags = property(lambda self: self.host.flags)
+    strides = property(lambda self: self.host.strides)
 
     def _method(name: str) -> Any:  # type: ignore[misc]  # makes the methods below
         return lambda self, *args, **kwargs: DeviceArray(getattr(self.host, name)(*args, **kwargs))
 
-    astype, reshape, copy, all, any, min, max = map(_method, ("astype", "reshape", "copy", "all", "any", "min", "max"))
+    astype, reshape, copy, all, any, min, max, swapaxes = map(
+        _method, ("astype", "reshape", "copy", "all", "any", "min", "max", "swapaxes")
+    )
 
 
 def _bare(x: Any) -> Any:
@@ -112,6 +127,34 @@ def _on_device(module: ModuleType, *names: str) -> ModuleType:
     return made
 
 
+class RawModule:
+    """CUDA C as CuPy takes it, the arrays by their class and numbers by NumPy's; it runs on the CPU."""
+
+    made = 0
+
+    def __init__(self, code: str, options: tuple[str, ...]) -> None:
+        RawModule.made += 1
+        assert '#include "cuda.cuh"' not in code and options == ("--std=c++17",)
+        self.module = cuda.Module(code, "RawModule")
+
+    def get_function(self, name: str) -> Callable:
+        if name not in self.module.kernels:
+            raise ValueError(f"no {name} in the log")
+
+        def function(
+            grid: tuple[int, int, int], block: tuple[int, int, int], args: tuple[Any, ...], *, shared_mem: int = 0
+        ) -> None:
+            assert all(isinstance(x, DeviceArray | np.generic) for x in args)
+            assert shared_mem <= getattr(function, "max_dynamic_shared_size_bytes", 48 << 10)
+            arguments = [
+                None if parameter.pointer and isinstance(x, np.uintp) else _bare(x)  # the null pointer
+                for parameter, x in zip(self.module.kernels[name], args, strict=True)
+            ]
+            self.module.launch(name, grid, block, *arguments, shared=shared_mem)
+
+        return function
+
+
 def _fake_cupy(available: bool = True, error: Exception | None = None) -> ModuleType:
     def is_available() -> bool:
         if error:
@@ -127,6 +170,8 @@ def _fake_cupy(available: bool = True, error: Exception | None = None) -> Module
     cupy: Any = ModuleType("cupy")
     cupy.__version__ = "14.2.0"
     cupy.ndarray, cupy.asarray, cupy.asnumpy = DeviceArray, asarray, lambda x: x.host.copy()
+    cupy.zeros = lambda shape, dtype: DeviceArray(np.zeros(shape, dtype))
+    cupy.ascontiguousarray, cupy.RawModule = lambda x: DeviceArray(np.ascontiguousarray(x.host)), RawModule
     cupy.add = SimpleNamespace(at=lambda x, index, values: np.add.at(x.host, _index(index), _bare(values)))
     properties = {"name": b"Test GPU", "totalGlobalMem": 80 * 2**30}
     runtime = SimpleNamespace(getDeviceProperties=lambda i: properties)
@@ -141,7 +186,20 @@ def device(**settings: Any) -> Iterator[None]:
         patch.setitem(sys.modules, "cupy", _fake_cupy(**settings))
         patch.setitem(sys.modules, "cupyx.scipy.special", _on_device(scipy.special, "erf"))
         patch.setitem(sys.modules, "cupyx.scipy.linalg", _on_device(scipy.linalg, "solve_triangular"))
+        backend._cuda_function.cache_clear()
         yield
+        backend._cuda_function.cache_clear()
+
+
+@contextmanager
+def kernels(name: str) -> Iterator[None]:
+    """Inside, every kernel runs by this implementation."""
+    before = backend._kernels
+    backend.use_kernels(name)
+    try:
+        yield
+    finally:
+        backend.use_kernels(before)
 
 
 # ---- devices ---------------------------------------------------------------------------------------------------------
@@ -207,14 +265,29 @@ def test_arrays_move_between_devices():
         assert backend.device_of(host) == "cpu" and backend.array_module(host) is np
 
 
-def test_a_seed_means_the_same_numbers_everywhere():
-    here = [f(np.random.default_rng(0), (2, 3)) for f in (backend.normal, backend.uniform)]
+@needs_compiler
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_seed_means_the_same_numbers_everywhere(dtype):
+    here = [f(np.random.default_rng(0), (2, 3), dtype) for f in (backend.normal, backend.uniform)]
     with device(), backend.on("cuda"):
-        there = [f(np.random.default_rng(0), (2, 3)) for f in (backend.normal, backend.uniform)]
+        there = [f(np.random.default_rng(0), (2, 3), dtype) for f in (backend.normal, backend.uniform)]
     for a, b in zip(here, there, strict=True):
-        assert a.dtype == b.dtype == np.float32 and isinstance(b, DeviceArray)
-        np.testing.assert_array_equal(a, b.host)
+        assert a.dtype == b.dtype == dtype and a.shape == b.shape == (2, 3) and isinstance(b, DeviceArray)
+    np.testing.assert_allclose(here[0], there[0].host, rtol=1e-5)
+    np.testing.assert_array_equal(here[1], there[1].host)
     assert (here[1] >= 0).all() and (here[1] < 1).all()
+
+
+def test_calls_draw_new_numbers_and_a_copy_of_the_generator_the_same():
+    rng = np.random.default_rng(0)
+    first = backend.uniform(rng, (100,))
+    again = np.random.default_rng()
+    again.bit_generator.state = rng.bit_generator.state
+    second = backend.uniform(rng, (100,))
+    assert not np.intersect1d(first, second).size
+    np.testing.assert_array_equal(backend.uniform(again, (100,)), second)
+    keys = [backend.key(rng) for _ in range(200)]
+    assert len(set(keys)) == 200 and 2**63 < max(keys) < 2**64 and min(keys) >= 0
 
 
 def test_mixed_devices_raise():
@@ -256,6 +329,11 @@ def run(case: Case, arrays: list, options: dict, cotangents: np.ndarray) -> list
 @settings(max_examples=4)
 @given(data=st.data(), rng=generators())
 def test_every_operation_stays_on_its_device(case, data, rng):
+    with kernels("reference"):  # in float64, and by NumPy's protocols
+        stays_on_its_device(case, data, rng)
+
+
+def stays_on_its_device(case, data, rng):
     wanted, options = data.draw(case.inputs)
     arrays = case.arrays(rng, wanted, edges=0.0)
     cotangents = rng.standard_normal(20_000)
@@ -288,3 +366,130 @@ def test_the_rest_of_the_engine_too():
         with np.errstate(all="ignore"), debug(), pytest.raises(FloatingPointError, match="log"):
             ops.log(x - 1.0)
         assert bool((x >= 0).sum() == 6) and len(x) == 2 and [part.shape for part in x] == [(3,), (3,)]
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+TEXT = """#include "cuda.cuh"
+extern "C" __global__ void scaled(const float* x, const float* more, float* y, int n, float factor) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  float* here = dynamic_shared<float>();
+  if (i < n) here[threadIdx.x] = x[i] * factor + (more ? more[i] : 0.0f);
+  if (i < n) y[i] = here[threadIdx.x];
+}
+"""
+
+
+def test_the_array_picks_the_implementation():
+    x = np.zeros(1)
+    with device(), backend.on("cuda"):
+        there = backend.asarray(x)
+        assert backend.kernel("arena", x) is cpu
+        assert backend.kernel("arena", there).__name__ == "micrognm.kernels.arena.gpu"
+        with kernels("reference"):
+            assert backend.kernel("arena", x) is reference is backend.kernel("arena", there)
+        with kernels("gpu"):
+            assert backend.kernel("arena", x) is backend.kernel("arena", there)
+        with kernels("cpu"):
+            assert backend.kernel("arena", x) is cpu
+            with pytest.raises(
+                TypeError, match=r"kernel arena: 'cpu' is asked for, which takes NumPy arrays.*on the GPU"
+            ):
+                backend.kernel("arena", there)
+
+
+def scaled(module: cuda.Module, x: Any, more: Any, shared: int) -> Any:
+    y = np.empty_like(x)
+    module.launch("scaled", cuda.ceil_div(x.size, 64), 64, x, more, y, x.size, 1.5, shared=shared)
+    return y
+
+
+@needs_compiler
+def test_cuda_kernels_run_on_device_arrays(rng):
+    module = cuda.Module(TEXT, "a test")
+    x, more = rng.standard_normal((2, 100)).astype(np.float32)
+    with device(), backend.on("cuda"):
+        there, more_there = backend.asarray(x), backend.asarray(more)
+        made = RawModule.made
+        for shared in (256, 100 << 10):  # above 48 KiB it must be asked for
+            np.testing.assert_array_equal(scaled(module, there, more_there, shared).host, x * np.float32(1.5) + more)
+            np.testing.assert_array_equal(scaled(module, there, None, shared).host, x * np.float32(1.5))
+        assert RawModule.made == made + 1  # compiled once
+        assert module.float32(DeviceArray(np.asfortranarray(np.ones((2, 3), np.float32))))[0].flags.c_contiguous
+        with pytest.raises(TypeError, match="MICROGNM_KERNELS=reference"):
+            module.float32(DeviceArray(np.ones(2)))
+        with pytest.raises(TypeError, match="a test: scaled: its arrays lie on the CPU and on the GPU"):
+            scaled(module, there, more, 256)
+        with pytest.raises(
+            RuntimeError, match=r"CUDA kernel gone cannot be built \(MICROGNM_KERNELS=reference runs .*\n.*log"
+        ):
+            backend.launch_cuda(module.text, "gone", (1, 1, 1), (1, 1, 1), [], 0)
+
+
+WITH_CUDA = sorted(path.parent for path in Path(cuda.__file__).parent.glob("*/gpu.py"))
+CUDA_FUNCTIONS = [
+    pytest.param(folder.name, name, id=f"{folder.name}.{name}")
+    for folder in WITH_CUDA
+    if (folder / "inputs.py").exists()
+    for name in importlib.import_module(f"micrognm.kernels.{folder.name}.inputs").STRATEGIES
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("kernel", "name"), CUDA_FUNCTIONS)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_every_cuda_kernel_stays_on_its_device(kernel, name, data):
+    drawn = data.draw(importlib.import_module(f"micrognm.kernels.{kernel}.inputs").STRATEGIES[name]).args
+    function = getattr(importlib.import_module(f"micrognm.kernels.{kernel}.gpu"), name)
+
+    def run(to_device: Callable) -> list:
+        """What it returns, and what it leaves in its arguments."""
+        args = [
+            to_device(x.astype(np.float32) if x.dtype.kind == "f" else x.copy()) if isinstance(x, np.ndarray) else x
+            for x in drawn
+        ]
+        results = function(*args)
+        results = results if isinstance(results, tuple | list) else [results]
+        # Where CuPy has an array of no axes NumPy has a number.
+        return [*(np.asarray(x) if isinstance(x, np.generic) else x for x in results), *args]
+
+    here = run(lambda x: x)
+    with device(), backend.on("cuda"):
+        there = run(DeviceArray)
+    assert len(here) == len(there)
+    for x, y in zip(here, there, strict=True):
+        assert isinstance(y, DeviceArray) == isinstance(x, np.ndarray)
+        np.testing.assert_array_equal(_bare(y) if isinstance(y, DeviceArray) else y, x)
+
+
+@needs_compiler
+def test_an_optimiser_trains_on_a_device(rng):
+    """The norm, the step and two averages, on arrays of the device alone."""
+    start, gradients = rng.standard_normal(9).astype(np.float32), rng.standard_normal((4, 9)).astype(np.float32)
+
+    def train() -> list:
+        p = Tensor(start.copy(), requires_grad=True)
+        optimiser = optim.AdamW([p], 0.1, weight_decay=0.1, clip_norm=1.0)
+        averages = [optim.EMA(optimiser, decay) for decay in (0.9, 0.5)]
+        for g in gradients:
+            p.grad = Tensor(g)
+            optimiser.step()
+        return [backend.to_numpy(x) for x in (optimiser.arena.data, *(ema.average for ema in averages))]
+
+    for name in ("gpu", "reference"):
+        with kernels(name):
+            here = train()
+            with device(), backend.on("cuda"):
+                there = train()
+        for x, y in zip(here, there, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(("given", "want"), [(None, "1000"), ("0", "0")])
+def test_openmp_waits_briefly_unless_told_otherwise(given, want):
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {} if given is None else {"GOMP_SPINCOUNT": given}
+    code = "import os, micrognm; print(os.environ['GOMP_SPINCOUNT'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == want
