@@ -119,6 +119,8 @@ def fit(
     where settings.out holds a run and settings.resume is not set, ValueError where the run to resume had other settings
     or its files are damaged, FloatingPointError naming the operation at a value that is not finite.
     """
+    if ema is not None and ema not in optimiser.averages:
+        raise ValueError("fit: ema follows another optimiser than the one that is given")
     writer = _summary_writer() if settings.tensorboard else None
     run = _Run(model, optimiser, batches, loss, settings, rng, evaluate, select, loss_name, sample, ema)
     run.begin()
@@ -225,8 +227,6 @@ class _Run:
             raise FloatingPointError(f"the loss is {number}")
         value.backward()
         self.optimiser.step()
-        if self.ema is not None:
-            self.ema.update()
         self.step += 1
         self.sum += number
         self.count += 1

@@ -1,10 +1,11 @@
 """Optimisers over one arena: all parameters are views of one flat array, and so are moments and averages.
 
-A step is one pass of one kernel (`kernels/arena`) over parameters, gradients and moments. Learning rates are numbers or
-functions of the step; `warmup`, `cosine` ... make such functions.
+A step is one pass of one kernel (`kernels/arena`) over parameters, gradients, moments and an average. Learning rates
+are numbers or functions of the step; `warmup`, `cosine` ... make such functions.
 
     optimiser = Adam(model.parameters(), lr=warmup(cosine(1e-3, steps=10_000), steps=500))
-    optimiser.zero_grad(); loss.backward(); optimiser.step()
+    average = EMA(optimiser, decay=0.999)
+    optimiser.zero_grad(); loss.backward(); optimiser.step()  # the average follows
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Arena:
         self.size = ends[-1]
         self.data = np.empty_like(first.data, shape=self.size)
         for p, leaf, start, end in zip(self.parameters, leaves, starts, ends, strict=True):
-            self.data[start:end] = p.data.ravel()
+            self.data[start:end] = p.data.reshape(-1)
             p.data = self.data[start:end].reshape(p.shape)
             leaf.arena = weakref.ref(self)
         self.parts = [slice(start, end) for start, end in zip(starts, ends, strict=True)]
@@ -82,7 +83,7 @@ class Arena:
             raise ValueError(
                 f"optim: no gradient for parameter {', '.join(missing)}; call loss.backward() before step()"
             )
-        return [p.grad.data.ravel() for p in self.parameters]  # type: ignore[union-attr]
+        return [p.grad.data.reshape(-1) for p in self.parameters]  # type: ignore[union-attr]
 
 
 class Optimiser:
@@ -115,6 +116,7 @@ class Optimiser:
         self.steps = 0
         self.grad_norm = math.nan
         self.slots = [self.arena.zeros() for _ in self.moments]
+        self.averages: list[EMA] = []
 
     @property
     def lr(self) -> float:
@@ -128,19 +130,22 @@ class Optimiser:
 
     def step(self) -> None:
         """Change the parameters by their gradients. ValueError where one has none."""
+        kernel, data = backend.kernel("arena", self.arena.data), self.arena.data
         gradients, scale = self.arena.gradients(), 1.0
         if self.clip_norm is not None:
-            self.grad_norm = math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
+            self.grad_norm = kernel.norm(*gradients)
             if not math.isfinite(self.grad_norm):
                 raise FloatingPointError(f"{type(self).__name__}: the norm of the gradients is {self.grad_norm}")
             scale = min(1.0, self.clip_norm / max(self.grad_norm, 1e-30))
         limit = math.inf if self.clip_value is None else self.clip_value
-        number = self.arena.data.dtype.type  # numbers of the arrays' own dtype keep a kernel's arithmetic there
-        common = number(scale), number(limit), number(self.decay())
-        own = [x if isinstance(x, bool) else number(x) for x in self.numbers(self.lr, self.steps + 1)]
-        update = getattr(backend.kernel("arena", self.arena.data), self.kernel)
-        for part, g in zip(self.arena.parts, gradients, strict=True):
-            update(self.arena.data[part], g, *(slot[part] for slot in self.slots), *common, *own)
+        average, rest = (self.averages[0].average, self.averages[0].rest()) if self.averages else (None, 0.0)
+        own = self.numbers(self.lr, self.steps + 1)
+        update = getattr(kernel, self.kernel)
+        update(data, *self.slots, average, scale, limit, self.decay(), rest, *own, *gradients)
+        for ema in self.averages[1:]:
+            kernel.ema(ema.average, data, ema.rest())
+        for ema in self.averages:
+            ema.steps += 1
         self.steps += 1
 
     def decay(self) -> float:
@@ -287,24 +292,25 @@ def _betas(betas: tuple[float, float]) -> tuple[float, float]:
 
 
 class EMA:
-    """Exponential moving average of the parameters: average += (1 - decay) (parameter - average), after each step.
+    """Exponential moving average of an optimiser's parameters: its `step` ends with average += (1 - decay) (parameter -
+    average).
 
-    parameters: a Module, its parameters, or an optimiser's. decay: a number in [0, 1), or a function of the step.
+    decay: a number in [0, 1), or a function of the step.
     """
 
-    def __init__(self, parameters: Any, decay: Rate) -> None:
+    def __init__(self, optimiser: Optimiser, decay: Rate) -> None:
+        if not isinstance(optimiser, Optimiser):
+            raise TypeError(f"EMA: expected an optimiser, whose steps it follows, got {type(optimiser).__name__}")
         if not callable(decay) and not 0 <= decay < 1:
             raise ValueError(f"EMA: decay must be in [0, 1) or a function of the step, got {decay}")
-        self.arena = parameters.arena if isinstance(parameters, Optimiser) else Arena.of(parameters)
+        self.arena = optimiser.arena
         self.decay, self.steps = decay, 0
         self.average = self.arena.data.copy()
+        optimiser.averages.append(self)
 
-    def update(self) -> None:
-        """Move the average towards the parameters as they are now."""
-        rest = 1 - (self.decay(self.steps) if callable(self.decay) else self.decay)
-        data = self.arena.data
-        backend.kernel("arena", data).ema(self.average, data, data.dtype.type(rest))
-        self.steps += 1
+    def rest(self) -> float:
+        """1 - decay in the coming step."""
+        return 1 - (self.decay(self.steps) if callable(self.decay) else self.decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -105,8 +105,6 @@ def test_fit_is_the_loop_one_would_write(averaged, tmp_path):
         value = hand.loss(indices, hand.rng)
         value.backward()
         hand.optimiser.step()
-        if hand.ema:
-            hand.ema.update()
         losses.append(value.item())
         if step % 3 == 0:
             kept = hand.model.state()
@@ -327,6 +325,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         case.fit()
     case = Case(tmp_path / "a", resume=True)
     case.optimiser = SGD(case.model, lr=0.1)  # type: ignore[assignment]
+    case.ema = EMA(case.optimiser, 0.9)
     with pytest.raises(ValueError, match="SGD: the state does not fit"):
         case.fit()
     path = tmp_path / "a" / "checkpoint.safetensors"

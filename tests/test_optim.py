@@ -169,7 +169,6 @@ def test_state_resumes_bit_for_bit(kind, formula, options, rng):
                 ema.load(averages)
             ps[0].grad = Tensor(g)
             optimiser.step()
-            ema.update()
         return ps[0].numpy().copy(), ema.average.copy()
 
     for a, b in zip(run(None), run(3), strict=True):
@@ -197,13 +196,21 @@ def test_state_is_a_copy(rng):
     assert not state["m"].any() and state["steps"] == 0
 
 
+def at_rest(ps):
+    """An optimiser whose steps leave the parameters as they are."""
+    for p in ps:
+        p.grad = Tensor(np.zeros(p.shape))
+    return optim.SGD(ps, lr=0.0)
+
+
 def test_ema_is_the_weighted_sum_of_all_weights(rng):
     ps = parameters(rng, shapes=[(3,)])
-    ema = optim.EMA(ps, 0.9)
+    optimiser = at_rest(ps)
+    ema = optim.EMA(optimiser, 0.9)
     want = ps[0].numpy().copy()
     for _ in range(5):
         ps[0].data[...] = rng.standard_normal(3)
-        ema.update()
+        optimiser.step()
         want = 0.9 * want + 0.1 * ps[0].numpy()
     np.testing.assert_allclose(ema.average, want, rtol=1e-12)
     trained = ps[0].numpy().copy()
@@ -215,13 +222,39 @@ def test_ema_is_the_weighted_sum_of_all_weights(rng):
 
 def test_ema_decay_may_grow_with_the_step(rng):
     ps = parameters(rng, shapes=[(3,)])
-    ema = optim.EMA(ps, lambda step: min(0.99, step / (step + 1)))  # so it is the plain mean of what came
+    optimiser = at_rest(ps)
+    # so it is the plain mean of what came
+    ema = optim.EMA(optimiser, lambda step: min(0.99, step / (step + 1)))
     seen = []
     for _ in range(6):
         ps[0].data[...] = rng.standard_normal(3)
         seen.append(ps[0].numpy().copy())
-        ema.update()
+        optimiser.step()
     np.testing.assert_allclose(ema.average, np.mean(seen, axis=0), rtol=1e-12)
+    assert ema.steps == 6
+
+
+@pytest.mark.parametrize(("kind", "formula", "options"), CASES)
+def test_several_averages_follow_the_same_steps(kind, formula, options, rng):
+    """The first is part of the step's kernel, the others come after it: each is what it would be alone."""
+
+    def run(decays):
+        ps = [Tensor(np.ones(4), requires_grad=True), Tensor(np.full(3, 2.0), requires_grad=True)]
+        optimiser = kind(ps, lr=0.1, **options)
+        averages = [optim.EMA(optimiser, decay) for decay in decays]
+        draws = np.random.default_rng(1)
+        for _ in range(4):
+            for p in ps:
+                p.grad = Tensor(draws.standard_normal(p.shape))
+            optimiser.step()
+        return [optimiser.arena.data, *(ema.average for ema in averages)]
+
+    weights, *both = run([0.9, 0.5])
+    np.testing.assert_array_equal(run([])[0], weights)
+    for decay, average in zip([0.9, 0.5], both, strict=True):
+        assert (average != weights).all()
+        for x, y in zip(run([decay]), [weights, average], strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-14)
 
 
 def test_schedules():
@@ -275,13 +308,15 @@ def test_errors_say_what_is_wrong(rng):
     with pytest.raises(ValueError, match="nesterov needs a momentum"):
         optim.SGD(parameters(rng), lr=1.0, nesterov=True)
     with pytest.raises(ValueError, match="decay must be in"):
-        optim.EMA(parameters(rng), 1.0)
+        optim.EMA(at_rest(parameters(rng)), 1.0)
+    with pytest.raises(TypeError, match="EMA: expected an optimiser, whose steps it follows, got list"):
+        optim.EMA(parameters(rng), 0.9)
 
 
 def test_two_optimisers_may_share_one_arena_and_a_dead_one_frees_it(rng):
     ps = parameters(rng, shapes=[(2,), (3,)])
     first = optim.Adam(ps)
-    assert optim.EMA(ps, 0.9).arena is first.arena
+    assert optim.SGD(ps, lr=0.1).arena is first.arena
     del first
     optim.SGD(ps[:1], lr=0.1)  # the arena died with its optimiser
 

@@ -132,18 +132,13 @@ def prepare(folder: Path) -> None:
         train(Tiny(epochs=1, out=folder / "whole"))
         (folder / "modules").write_text("\n".join(sys.modules))
 
-    # What a run imports is imported here once, and not in each child; to run it here would start threads, which a fork
-    # does not survive.
+    # What a run imports is imported here once, and not in each child. No kernel is loaded here: that starts threads,
+    # which a fork does not survive.
     assert ended(forked(warm)) == 0
     shutil.rmtree(folder / "whole")
     for module in (folder / "modules").read_text().splitlines():
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-    parameter = mg.Tensor([1.0], requires_grad=True)
-    parameter.grad = parameter
-    optimiser = Adam([parameter])
-    optimiser.step()  # loads its kernel, and EMA's, which start no threads
-    EMA(optimiser, 0.9).update()
     loop.CHECKPOINT_SECONDS, loop.SHARE = 0.0, np.inf  # a checkpoint at each step: most kills fall into one
     # To draw axes takes longer than all the rest; what matters here is that a file is written, and of the same log.
     picture.curves = lambda log, path: storage.write(path, str(Path(str(log)).read_text().count("\n")).encode())

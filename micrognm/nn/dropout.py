@@ -7,6 +7,7 @@ import numpy as np
 from micrognm import backend
 from micrognm.engine import Tensor
 from micrognm.nn.module import Module
+from micrognm.ops.dropout import dropout
 
 
 class Dropout(Module):
@@ -24,5 +25,4 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        kept = backend.uniform(self.rng, x.shape, x.dtype) >= self.rate
-        return x * Tensor(kept * x.dtype.type(1 / (1 - self.rate)))
+        return dropout(x, rate=self.rate, key=backend.key(self.rng))
