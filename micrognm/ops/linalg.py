@@ -143,23 +143,48 @@ triangle.vjp(x=lambda g, lower: triangle(g, lower=lower))
 
 @op
 def inverse(x):
-    """[..., n, n], not singular -> its inverse."""
-    return np.linalg.inv(x)
+    """[..., n, n], not singular -> its inverse, computed in float64."""
+    wide = x.astype(np.float64)
+    try:
+        out = np.linalg.inv(wide)
+    except np.linalg.LinAlgError:
+        raise ValueError("x is singular: its condition number is infinite") from None
+    condition = _norm(wide) * _norm(out)  # CuPy's inverse of a singular matrix holds infinities
+    limit = 1 / np.finfo(x.dtype).eps
+    if not (condition < limit).all():
+        raise ValueError(
+            f"x is singular to {x.dtype}: its condition number is {float(np.max(condition)):.1e}, over {limit:.1e}"
+        )
+    return out.astype(x.dtype)
+
+
+def _norm(x):
+    """The 1-norm of matrices: [..., n, m] -> [...], 0 for those without elements."""
+    return np.max(np.sum(np.absolute(x), axis=-2), axis=-1, initial=0.0)
 
 
 inverse.vjp(x=lambda g, out: -_matmul(swap(out), _matmul(g, swap(out))))
 
 
-@op
+@op(keeps=("inverse_transposed",))
 def logabsdet(x):
-    """[..., n, n], not singular -> log |det x|"""
-    logdet = np.linalg.slogdet(x)[1]
+    """[..., n, n], not singular -> log |det x|, computed in float64"""
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+        raise ValueError("x is not a square matrix")
+    logdet, inverse_transposed = backend.kernel("invertible", x).determinant(x)
     if np.isneginf(logdet).any():
-        raise ValueError("a matrix is singular: its determinant is 0, and the logarithm -infinity")
-    return logdet
+        raise ValueError("x is singular: its determinant is 0, the logarithm -infinity, the condition number infinite")
+    return logdet, inverse_transposed
 
 
-logabsdet.vjp(x=lambda g, x: mul(reshape(g, shape=(*g.shape, 1, 1)), swap(inverse(x))))
+@op
+def _logabsdet(x):
+    """logabsdet, for gradients that are recorded."""
+    return np.linalg.slogdet(x.astype(np.float64))[1].astype(x.dtype)
+
+
+_logabsdet.vjp(x=lambda g, x: mul(reshape(g, shape=(*g.shape, 1, 1)), swap(inverse(x))))
+logabsdet.vjp_at_once(lambda g, needs, inverse_transposed: [g[..., None, None] * inverse_transposed], _logabsdet)
 
 
 @op

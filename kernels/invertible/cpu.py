@@ -1,0 +1,145 @@
+"""reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from micrognm.kernels.invertible import reference
+from micrognm.kernels.jit import FAST, PARALLEL
+from micrognm.kernels.maths import exp, log_sigmoid, sigmoid
+from numba import njit, prange
+
+Array = Any
+PART = 1 << 13  # elements of one sample whose logarithms are added in float32; parts are added in float64
+SMALL = 1 << 16  # elements: below, waking a second thread costs more than it saves
+SUMS = {**PARALLEL, "fastmath": FAST}
+
+
+def forward(x: Array, weight: Array, scale: Array, shift: Array) -> Array:
+    y = np.ascontiguousarray(x).reshape(-1, x.shape[-1]) @ (scale[:, None] * weight)
+    y += shift @ weight
+    return y.reshape(x.shape)
+
+
+def backward(g: Array, x: Array, weight: Array, scale: Array, shift: Array) -> tuple[Array, Array, Array, Array]:
+    gs, rows = (np.ascontiguousarray(z).reshape(-1, x.shape[-1]) for z in (g, x))
+    dx = gs @ (scale[:, None] * weight).T
+    dfolded, dbias = rows.T @ gs, np.ones(len(gs), gs.dtype) @ gs
+    dweight = scale[:, None] * dfolded + shift[:, None] * dbias
+    return dx.reshape(x.shape), dweight, np.sum(weight * dfolded, axis=1), weight @ dbias
+
+
+def determinant(weight: Array) -> tuple[Array, Array]:
+    """One LU decomposition for both, where slogdet and inv would make two."""
+    if weight.ndim > 2 or weight.size == 0:
+        return reference.determinant(weight)
+    from scipy.linalg import lapack
+
+    lu, pivots, _ = lapack.dgetrf(weight.astype(np.float64).T)  # LAPACK reads by columns: that is the transposed
+    diagonal = np.abs(np.diagonal(lu))
+    if not diagonal.all():
+        return np.asarray(-np.inf, weight.dtype), np.zeros_like(weight)
+    inverse_transposed = lapack.dgetrs(lu, pivots, np.eye(len(lu), order="F"))[0]
+    return np.asarray(np.log(diagonal).sum(), weight.dtype), np.ascontiguousarray(inverse_transposed, weight.dtype)
+
+
+def coupling(x: Array, h: Array, t: Array, sigmoid: bool) -> tuple[Array, Array]:
+    return _couple(_coupling, x, h, t, sigmoid)
+
+
+def coupling_inverse(y: Array, h: Array, t: Array, sigmoid: bool) -> tuple[Array, Array]:
+    return _couple(_coupling_inverse, y, h, t, sigmoid)
+
+
+def _couple(kernel: Any, x: Array, h: Array, t: Array, sigmoid: bool) -> tuple[Array, Array]:
+    x, h, t = map(np.ascontiguousarray, (x, h, t))
+    y, n = np.empty_like(x), len(x)
+    rows = (z.reshape(n, x.size // max(n, 1)) for z in (x, h, t, y))
+    sums = np.zeros((n, -(-x.size // max(n, 1) // PART)))
+    _run(kernel, *rows, sigmoid, sums)
+    return y, np.sum(sums, axis=1).astype(x.dtype)
+
+
+def coupling_backward(
+    g: Array, glogdet: Array, x: Array, h: Array, t: Array, sigmoid: bool
+) -> tuple[Array, Array, Array]:
+    g, glogdet, x, h, t = map(np.ascontiguousarray, (g, glogdet, x, h, t))
+    dx, dh, n = np.empty_like(x), np.empty_like(x), len(x)
+    rows = [z.reshape(n, x.size // max(n, 1)) for z in (x, h, t, dx, dh, g)]
+    _run(_coupling_backward, glogdet, *rows, sigmoid)
+    return dx, dh, dx if sigmoid else g
+
+
+def _run(kernel: Any, *args: Any) -> None:
+    """Call it, in this thread alone where the work is small."""
+    if max(arg.size for arg in args if isinstance(arg, np.ndarray)) >= SMALL:
+        return kernel(*args)
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        kernel(*args)
+    finally:
+        numba.set_num_threads(threads)
+
+
+# In what follows arrays are [N, elements of a sample].
+
+
+@njit(**SUMS)
+def _coupling(x: Array, h: Array, t: Array, y: Array, logistic: bool, sums: Array) -> None:
+    n, size = x.shape
+    parts, two = sums.shape[1], x.dtype.type(2)
+    for job in prange(n * parts):
+        i, k = np.int64(job) // parts, np.int64(job) % parts
+        total = x.dtype.type(0)
+        part = range(k * PART, min((k + 1) * PART, size))
+        if logistic:
+            for j in part:
+                y[i, j] = (x[i, j] + t[i, j]) * sigmoid(h[i, j] + two)
+                total += log_sigmoid(h[i, j] + two)
+        else:
+            for j in part:
+                y[i, j] = x[i, j] * exp(h[i, j]) + t[i, j]
+                total += h[i, j]
+        sums[i, k] = total
+
+
+@njit(**SUMS)
+def _coupling_inverse(y: Array, h: Array, t: Array, x: Array, logistic: bool, sums: Array) -> None:
+    n, size = x.shape
+    parts, one, two = sums.shape[1], x.dtype.type(1), x.dtype.type(2)
+    for job in prange(n * parts):
+        i, k = np.int64(job) // parts, np.int64(job) % parts
+        total = x.dtype.type(0)
+        part = range(k * PART, min((k + 1) * PART, size))
+        if logistic:
+            for j in part:
+                x[i, j] = y[i, j] * (one + exp(-h[i, j] - two)) - t[i, j]
+                total -= log_sigmoid(h[i, j] + two)
+        else:
+            for j in part:
+                x[i, j] = (y[i, j] - t[i, j]) * exp(-h[i, j])
+                total -= h[i, j]
+        sums[i, k] = total
+
+
+@njit(**PARALLEL)
+def _coupling_backward(
+    glogdet: Array, x: Array, h: Array, t: Array, dx: Array, dh: Array, g: Array, logistic: bool
+) -> None:
+    n, size = x.shape
+    parts, two = (size + PART - 1) // PART, x.dtype.type(2)
+    for job in prange(n * parts):
+        i, k = np.int64(job) // parts, np.int64(job) % parts
+        each = glogdet[i]
+        part = range(k * PART, min((k + 1) * PART, size))
+        if logistic:
+            for j in part:
+                dx[i, j] = g[i, j] * sigmoid(h[i, j] + two)
+                dh[i, j] = (dx[i, j] * (x[i, j] + t[i, j]) + each) * sigmoid(-h[i, j] - two)
+        else:
+            for j in part:
+                dx[i, j] = g[i, j] * exp(h[i, j])
+                dh[i, j] = dx[i, j] * x[i, j] + each

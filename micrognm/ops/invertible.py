@@ -1,0 +1,149 @@
+"""The layers of a flow that have an inverse and a cheap log-determinant: Glow's 1x1 convolution and the coupling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from micrognm import backend
+from micrognm.engine import Tensor, stop_gradient
+from micrognm.operation import op
+from micrognm.ops.activation import sigmoid as logistic
+from micrognm.ops.activation import softplus
+from micrognm.ops.arithmetic import exp
+from micrognm.ops.linalg import affine, inverse, matmul, triangle
+from micrognm.ops.reduce import sum
+from micrognm.ops.shape import reshape
+
+# ---- actnorm and the 1x1 convolution ---------------------------------------------------------------------------------
+
+
+@op
+def invertible(x, weight, scale, shift):
+    """(scale x + shift) @ weight at each pixel: x [..., C], weight [C, C], scale [C], shift [C] -> [..., C]
+
+    Glow's actnorm and invertible 1x1 convolution (Kingma and Dhariwal 2018, table 1) as one product. The
+    log-determinant of a sample is its number of pixels times logabsdet(weight) + sum(log |scale|).
+    """
+    channels = x.shape[-1] if x.ndim else None
+    for name, parameter, shape in (("weight", weight, (channels,) * 2), ("scale", scale, (channels,)),
+                                   ("shift", shift, (channels,))):  # fmt: skip
+        if parameter.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)} for {channels} channels of x, is {list(parameter.shape)}")
+    return backend.kernel("invertible", x).forward(x, weight, scale, shift)
+
+
+def _composed(x, weight, scale, shift):
+    return _affine(x, reshape(scale, shape=(-1, 1)) * weight, matmul(shift, weight))
+
+
+def _affine(x, weight, bias):
+    return reshape(affine(reshape(x, shape=(math.prod(x.shape[:-1]), x.shape[-1])), weight, bias), shape=x.shape)
+
+
+invertible.vjp_at_once(
+    lambda g, needs, x, weight, scale, shift: backend.kernel("invertible", x).backward(g, x, weight, scale, shift),
+    _composed,
+)
+
+
+def invertible_inverse(y: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x of which y = invertible(x, weight, scale, shift), for y [..., C]: (y @ weight^-1 - shift) / scale.
+
+    Raises ValueError where weight is singular, or too nearly for its dtype (see `inverse`), or a scale is 0.
+    """
+    if not (scale.data != 0).all():
+        raise ValueError("invertible_inverse: scale holds a 0, behind which x is lost")
+    return _affine(y, inverse(weight) / scale, -shift / scale)
+
+
+def plu(permutation: Tensor, lower: Tensor, upper: Tensor, log_scale: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
+    """W = P L (U + diag(sign exp(log_scale))) and log |det W| = sum(log_scale): Glow's equation 10, no determinant.
+
+    permutation [C, C] (a permutation of the identity's rows) and sign [C] (of 1 and -1) are constants. lower [C, C]
+    gives L below its diagonal of ones, upper [C, C] gives U above its diagonal of zeros; the rest of both is not read.
+    """
+    c = lower.shape[-1]
+    for name, x, shape in (("permutation", permutation, (c, c)), ("lower", lower, (c, c)), ("upper", upper, (c, c)),
+                           ("log_scale", log_scale, (c,)), ("sign", sign, (c,))):  # fmt: skip
+        if x.shape != shape:
+            raise ValueError(f"plu: {name} must be {list(shape)}, is {list(x.shape)}")
+    eye = Tensor(np.eye(c, dtype=lower.dtype))
+    below = triangle(lower, lower=True) * (1 - eye) + eye
+    above = triangle(upper, lower=False) * (1 - eye) + eye * (stop_gradient(sign) * exp(log_scale))
+    return matmul(stop_gradient(permutation), matmul(below, above)), sum(log_scale)
+
+
+# ---- the coupling ----------------------------------------------------------------------------------------------------
+
+
+@op(outputs=2)
+def coupling(x, h, shift, *, sigmoid=False):
+    """y = x e^h + shift and the sums of h, [N]; sigmoid: (x + shift) sigmoid(h + 2) and the sums of log sigmoid(h + 2).
+
+    The affine coupling's map of one half, and the log-determinant of each sample; x, h, shift [N, ...] of one shape.
+    The first form is that of Real NVP (Dinh et al. 2016, equation 7) and of Glow's paper; the second that of Glow's
+    code, whose scale starts near 1 and stays under it.
+    """
+    _check_coupling(x, h, shift)
+    return backend.kernel("invertible", x).coupling(x, h, shift, sigmoid)
+
+
+def _check_coupling(x: Any, h: Any, shift: Any) -> None:
+    if x.ndim == 0:
+        raise ValueError("x has no axis of samples; write x[None]")
+    for name, other in (("h", h), ("shift", shift)):
+        if other.shape != x.shape:
+            raise ValueError(f"{name} {list(other.shape)} must have the shape of the first argument, {list(x.shape)}")
+
+
+def _per_sample(x):
+    return sum(x, axis=tuple(range(1, x.ndim))) if x.ndim > 1 else x
+
+
+def _coupling_composed(x, h, shift, sigmoid):
+    if sigmoid:
+        return (x + shift) * logistic(h + 2), -_per_sample(softplus(-h - 2))
+    return x * exp(h) + shift, _per_sample(h)
+
+
+def _coupling_rule(g, needs, x, h, shift, sigmoid):
+    gy, glogdet = _given(g, x)
+    return backend.kernel("invertible", x).coupling_backward(gy, glogdet, x, h, shift, sigmoid)
+
+
+def _given(g, x):
+    """The gradients of y and of the log-determinants, zeros for what was not used."""
+    return np.zeros_like(x) if g[0] is None else g[0], np.zeros_like(x, shape=len(x)) if g[1] is None else g[1]
+
+
+coupling.vjp_at_once(_coupling_rule, _coupling_composed)
+
+
+@op(outputs=2)
+def coupling_inverse(y, h, shift, *, sigmoid=False):
+    """x, for which y = coupling(x, h, shift, sigmoid), and minus its log-determinants [N]; all [N, ...] alike."""
+    _check_coupling(y, h, shift)
+    return backend.kernel("invertible", y).coupling_inverse(y, h, shift, sigmoid)
+
+
+def _coupling_inverse_composed(y, h, shift, sigmoid):
+    if sigmoid:
+        return y * (1 + exp(-h - 2)) - shift, _per_sample(softplus(-h - 2))
+    return (y - shift) * exp(-h), -_per_sample(h)
+
+
+def _coupling_inverse_rule(g, needs, y, h, shift, sigmoid):
+    """Reversible training inverts but never differentiates an inverse, so this is plain NumPy."""
+    gx, glogdet = _given(g, y)
+    glogdet = glogdet.reshape(-1, *[1] * (y.ndim - 1))
+    if sigmoid:
+        e = np.exp(-h - 2)
+        return gx * (1 + e), -(gx * y * e) - glogdet * (e / (1 + e)), -gx
+    dy = gx * np.exp(-h)
+    return dy, (shift - y) * dy - glogdet, -dy
+
+
+coupling_inverse.vjp_at_once(_coupling_inverse_rule, _coupling_inverse_composed)
