@@ -15,9 +15,23 @@ from typing import Any
 import numpy as np
 
 from micrognm import backend
-from micrognm.engine import Tensor
-from micrognm.ops import broadcast_to, cast, exp, expm1, log_softmax, sigmoid, softmax, softplus, sum
-from micrognm.ops.losses import bernoulli_log_prob, categorical_log_prob
+from micrognm.engine import Tensor, stop_gradient
+from micrognm.ops import (
+    broadcast_to,
+    cast,
+    exp,
+    expm1,
+    log_softmax,
+    reshape,
+    sigmoid,
+    softmax,
+    softplus,
+    sum,
+    take_along_axis,
+)
+from micrognm.ops.categorical import categorical_log_prob
+from micrognm.ops.logistic_mixture import FLOOR, logistic_mixture_log_prob
+from micrognm.ops.losses import bernoulli_log_prob
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +122,68 @@ class Categorical:
     def entropy(self) -> Tensor:
         """In nats [...]."""
         return -sum(softmax(self.logits) * log_softmax(self.logits), axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticMixture:
+    """Pixels of levels 0..levels-1 under a mixture of discretised logistics (Salimans et al. 2017).
+
+    params [..., 3 M] for grey pixels and [..., 10 M] for RGB, M = mixtures: see ops.logistic_mixture_log_prob.
+    """
+
+    params: Tensor
+    levels: int
+    mixtures: int
+
+    def __post_init__(self) -> None:
+        _check_parameters(self, params=self.params)
+        if self.levels < 2 or self.mixtures < 1:
+            raise ValueError(
+                "LogisticMixture: levels must be 2 or more and mixtures 1 or more, "
+                f"got {self.levels} and {self.mixtures}"
+            )
+        if self.params.ndim == 0 or self.params.shape[-1] not in (3 * self.mixtures, 10 * self.mixtures):
+            raise ValueError(
+                f"LogisticMixture: params {list(self.params.shape)} must be [..., {3 * self.mixtures}] for grey pixels "
+                f"or [..., {10 * self.mixtures}] for RGB with {self.mixtures} mixtures"
+            )
+
+    @property
+    def _channels(self) -> int:
+        return 1 if self.params.shape[-1] == 3 * self.mixtures else 3
+
+    def log_prob(self, x: Any) -> Tensor:
+        """Of integers x [..., 1] (or [...]) of grey pixels, [..., 3] of RGB -> [...]: channels are one variable."""
+        x = backend.asarray(x.data if isinstance(x, Tensor) else x)
+        return logistic_mixture_log_prob(x, self.params, levels=self.levels, mixtures=self.mixtures)
+
+    def sample(self, rng: np.random.Generator) -> Tensor:
+        """int64 [..., 1] for grey pixels, [..., 3] for RGB."""
+        shape = (*self.params.shape[:-1], 1 + self._channels)
+        return self.sample_from(backend.uniform(rng, shape, self.params.dtype))
+
+    def sample_from(self, u: Any) -> Tensor:
+        """The draw made with uniforms u [..., 1 + channels]: the first picks the mixture, then one for each channel.
+
+        A channel is the level whose bin holds the logistic's quantile at u; G sees the level drawn for R, as log_prob
+        does, B those of both.
+        """
+        *batch, numbers = self.params.shape
+        channels, last = self._channels, self.levels - 1
+        u = _uniforms("LogisticMixture", u, (*batch, 1 + channels))
+        parts = reshape(stop_gradient(self.params), (*batch, numbers // self.mixtures, self.mixtures))
+        m = Categorical(parts[..., 0, :]).sample_from(u[..., 0])
+        chosen = take_along_axis(parts, m.data[..., None, None], -1).data[..., 0]
+        levels: list[Any] = []
+        for c in range(channels):
+            mean = chosen[..., 1 + c]
+            for j, level in enumerate(levels):
+                mean = mean + np.tanh(chosen[..., 2 * channels + c + j]) * (2 * level - last) / last
+            with np.errstate(divide="ignore"):
+                quantile = np.log(u[..., 1 + c]) - np.log1p(-u[..., 1 + c])
+            value = mean + np.exp(np.maximum(chosen[..., 1 + channels + c], FLOOR)) * quantile
+            levels.append(np.clip(np.floor((value + 1) * (last / 2) + 0.5), 0, last))
+        return Tensor(np.stack(levels, axis=-1).astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micrognm import Tensor, check, grad
-from micrognm.distributions import Bernoulli, Categorical, Normal, kl
+from micrognm.distributions import Bernoulli, Categorical, LogisticMixture, Normal, kl
 from tests.strategies import broadcastable, generators
 
 DRAWS = 20_000
@@ -297,6 +297,73 @@ def test_kl_of_unlike_pairs_raises(rng):
         kl(Categorical(f32(np.zeros((2, 3)))), Categorical(f32(np.zeros((2, 1)))))
 
 
+# ---- logistic mixture ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "levels"), [(1, 2), (1, 17), (3, 2), (3, 4)])
+def test_logistic_mixture_draws_what_log_prob_says(channels, levels, rng):
+    """Frequencies of all levels, and of all triples: the conditioning of the channels is in them."""
+    params = np.concatenate([rng.standard_normal(2), rng.standard_normal((10 if channels == 3 else 3) * 2 - 2)])
+    params[(1 + channels) * 2 : (1 + 2 * channels) * 2] -= 1
+    d = LogisticMixture(f64(np.broadcast_to(params, (DRAWS, params.size))), levels, 2)
+    x = d.sample(rng)
+    assert x.dtype == np.int64 and x.shape == (DRAWS, channels) and x.node is None
+    every = np.array(list(itertools.product(range(levels), repeat=channels)))
+    same = f64(np.broadcast_to(params, (len(every), params.size)))
+    p = np.exp(LogisticMixture(same, levels, 2).log_prob(every).numpy())
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    ones = (x.numpy()[:, None, :] == every).all(axis=-1)
+    close_to_expected(ones, p, p * (1 - p))
+
+
+@settings(max_examples=40)
+@given(rng=generators(), levels=st.sampled_from([2, 17, 256]))
+def test_logistic_mixture_draws_rise_with_the_uniforms_and_turn_where_the_probabilities_say(rng, levels):
+    params = rng.standard_normal(3)
+    params[2] -= 2
+    every = np.arange(levels)[:, None]
+    p = np.exp(LogisticMixture(f64(np.broadcast_to(params, (levels, 3))), levels, 1).log_prob(every).numpy())
+    edges = np.cumsum(p)[:-1]
+    k = np.flatnonzero((edges > 1e-9) & (edges < 1 - 1e-6))
+    edges = edges[k]
+    d = LogisticMixture(f64(np.broadcast_to(params, (len(edges), 3))), levels, 1)
+    first = np.full(len(edges), 0.5)
+    below, above = (
+        d.sample_from(np.stack([first, edges * (1 + sign * 1e-7)], axis=1)).numpy()[:, 0] for sign in (-1, 1)
+    )
+    assert (below <= k).all() and (above >= k + 1).all()
+
+
+def test_logistic_mixture_green_sees_the_level_drawn_for_red():
+    params = np.zeros((1, 10), np.float32)
+    params[0, 4:7] = -7  # narrow: G is R's level times tanh(9) = 1, B is R's times -1
+    params[0, 7:10] = 9, -9, 0
+    d = LogisticMixture(f32(np.repeat(params, 5, axis=0)), 5, 1)
+    u = np.full((5, 4), 0.5, np.float32)
+    mean = np.linspace(-1, 1, 5)
+    d.params.data[:, 1] = mean
+    assert d.sample_from(u).numpy().tolist() == [[k, k, 4 - k] for k in range(5)]
+
+
+def test_logistic_mixture_ends_of_the_uniforms_stay_within_the_levels():
+    d = LogisticMixture(f32(np.zeros((2, 3, 10))), 256, 1)
+    u = np.zeros((2, 3, 4), np.float32)
+    assert d.sample_from(u).numpy().max() == 0
+    u[...] = np.nextafter(np.float32(1), np.float32(0))
+    assert d.sample_from(u).numpy().min() == 255
+
+
+def test_logistic_mixture_parameters_that_do_not_fit_raise():
+    with pytest.raises(TypeError, match="LogisticMixture: params must be a Tensor of float32 or float64, got ndarray"):
+        LogisticMixture(np.zeros(3), 4, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"params \[2, 5\] must be \[\.\.\., 6\] for grey .* \[\.\.\., 20\] for RGB"):
+        LogisticMixture(f32(np.zeros((2, 5))), 4, 2)
+    with pytest.raises(ValueError, match="levels must be 2 or more and mixtures 1 or more, got 1 and 1"):
+        LogisticMixture(f32(np.zeros((2, 3))), 1, 1)
+    with pytest.raises(ValueError, match=r"LogisticMixture\.sample_from: u must be \[2, 2\]"):
+        LogisticMixture(f32(np.zeros((2, 3))), 4, 1).sample_from(np.zeros((2, 1)))
+
+
 # ---- gradients, ends, errors -----------------------------------------------------------------------------------------
 
 QUANTITIES: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
@@ -308,6 +375,7 @@ QUANTITIES: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "categorical mean": (lambda a: Categorical(a).mean, [(2, 3)]),
     "categorical entropy": (lambda a: Categorical(a).entropy(), [(2, 3)]),
     "categorical kl": (lambda a, b: kl(Categorical(a), Categorical(b)), [(2, 3), (3,)]),
+    "logistic mixture log_prob": (lambda p: LogisticMixture(p, 4, 2).log_prob([[0, 3, 1], [2, 2, 0]]), [(2, 20)]),
     "normal log_prob": (lambda x, m, s: Normal(m, s).log_prob(x), [(2, 3), (3,), (2, 1)]),
     "normal entropy": (lambda m, s: Normal(m, s).entropy(), [(2, 3), (3,)]),
     "normal sample": (lambda m, s: Normal(m, s).sample(np.random.default_rng(0)), [(2, 3), (3,)]),

@@ -42,7 +42,12 @@ from micrognm.ops.arithmetic import (
     sub,
     where,
 )
+from micrognm.ops.attention import attention
+from micrognm.ops.categorical import categorical_log_prob
+from micrognm.ops.conv import conv, conv_transpose, conv_weight
+from micrognm.ops.dropout import dropout
 from micrognm.ops.index import getitem, one_hot, scatter_add, sort, take_along_axis, top_k
+from micrognm.ops.invertible import coupling, coupling_inverse, invertible, invertible_inverse, plu
 from micrognm.ops.linalg import (
     affine,
     einsum,
@@ -55,6 +60,11 @@ from micrognm.ops.linalg import (
     swap,
     triangle,
 )
+from micrognm.ops.logistic_mixture import logistic_mixture_log_prob
+from micrognm.ops.losses import bernoulli_log_prob
+from micrognm.ops.nearest import nearest
+from micrognm.ops.normalise import normalise, pixel_norm, scale_shift
+from micrognm.ops.recurrent import diagonal_bilstm, lstm_cell, row_lstm
 from micrognm.ops.reduce import (
     argmax,
     argmin,
@@ -85,11 +95,14 @@ for _name, _method in _METHODS.items():
     setattr(Tensor, _name, _method)
 
 __all__ = [
-    "abs", "add", "affine", "argmax", "argmin", "broadcast_to", "cast", "clip", "concat", "concat_elu", "cumsum",
-    "div", "einsum", "elu", "equal", "erf", "exp", "expm1", "flip", "floor", "gelu", "getitem", "greater",
-    "greater_equal", "inverse", "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax", "logabsdet",
-    "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "norm", "not_equal", "one_hot",
-    "pad", "power", "qr", "relu", "reshape", "roll", "round", "rsqrt", "scatter_add", "sigmoid", "sign", "slogdet",
-    "softmax", "softplus", "solve_triangular", "sort", "split", "sqrt", "stack", "sub", "sum", "swap", "swish",
-    "take_along_axis", "tanh", "top_k", "transpose", "triangle", "var", "where",
+    "abs", "add", "affine", "argmax", "argmin", "attention", "bernoulli_log_prob", "broadcast_to", "cast",
+    "categorical_log_prob", "clip", "concat", "concat_elu", "conv", "conv_transpose", "conv_weight", "coupling",
+    "coupling_inverse", "cumsum", "diagonal_bilstm", "div", "dropout", "einsum", "elu", "equal", "erf", "exp",
+    "expm1", "flip", "floor", "gelu", "getitem", "greater", "greater_equal", "inverse", "invertible",
+    "invertible_inverse", "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax", "logabsdet",
+    "logistic_mixture_log_prob", "logsumexp", "lstm_cell", "matmul", "max", "maximum", "mean", "min", "minimum",
+    "mul", "nearest", "neg", "norm", "normalise", "not_equal", "one_hot", "pad", "pixel_norm", "plu", "power",
+    "qr", "relu", "reshape", "roll", "round", "row_lstm", "rsqrt", "scale_shift", "scatter_add", "sigmoid", "sign",
+    "slogdet", "softmax", "softplus", "solve_triangular", "sort", "split", "sqrt", "stack", "sub", "sum", "swap",
+    "swish", "take_along_axis", "tanh", "top_k", "transpose", "triangle", "var", "where",
 ]  # fmt: skip

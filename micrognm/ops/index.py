@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,25 @@ def _repeats(index):
     return not all(isinstance(i, _BASIC) or getattr(i, "dtype", None) == np.dtype(bool) for i in index)
 
 
+def _rows(index, shape):
+    """Whether an index picks along the first axis alone, by an array of integers: of embeddings, of codebooks."""
+    return len(index) == 1 and len(shape) > 0 and getattr(index[0], "dtype", np.dtype(bool)).kind in "iu"
+
+
+def _add_rows(values, index, shape):
+    """Values [*index.shape, ...] added into the rows of zeros of this shape, always in the same order."""
+    slots, *rest = shape
+    index = backend.asarray(index, np.int64)
+    low, high = (index.min().item(), index.max().item()) if index.size else (0, -1)
+    if low < -slots or high >= slots:
+        raise IndexError(f"index {low if low < -slots else high} is out of bounds for axis 0 with size {slots}")
+    if low < 0:
+        index = np.where(index < 0, index + slots, index)
+    values = np.broadcast_to(values, (*index.shape, *rest))
+    rows = values.reshape(index.size, math.prod(rest))
+    return backend.kernel("scatter_add", values).scatter_add(index.reshape(-1), rows, slots).reshape(shape)
+
+
 @op
 def _getitem(x, *, index):
     """x[index]; every index within its axis."""
@@ -28,6 +48,8 @@ def _getitem(x, *, index):
 @op
 def _scatter_add(values, *, index, shape):
     """Zeros of this shape with values added at an index; repeated places add up."""
+    if values.dtype.kind == "f" and _rows(index, shape):
+        return _add_rows(values, index[0], shape)
     out = np.zeros_like(values, shape=shape)
     if _repeats(index):
         backend.add_at(out, index, values)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, basic_indices, integer_array_indices, mutually_broadcastable_shapes
 
 from micrognm import Tensor, ops
+from micrognm.taps import Taps
 from tests.strategies import (
     ABOVE_MINUS_ONE,
     BASE,
@@ -231,6 +232,24 @@ def _einsums() -> Inputs:
     return draw_inputs()
 
 
+@st.composite
+def _convolutions(draw: st.DrawFn, name: str) -> Any:
+    """Shapes and options of a small convolution, of its adjoint, or of the gradient to its weights."""
+    dims = draw(st.integers(1, 3))
+    sizes = st.tuples(*[st.integers(0, {1: 7, 2: 4, 3: 2}[dims])] * dims)
+    space, shape, stride = draw(sizes), draw(sizes), draw(st.tuples(*[st.integers(1, 3)] * dims))
+    taps = draw(st.lists(st.tuples(*[st.integers(-2, 2)] * dims), min_size=1, max_size=4, unique=True))
+    groups, n = draw(st.integers(1, 2)), draw(st.integers(0, 2))
+    c, o = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
+    x, w, g = (n, *space, c), (len(taps), c // groups, o), (n, *shape, o)
+    options = {"taps": Taps(tuple(taps)), "stride": stride, "groups": groups}
+    if name == "conv_weight":
+        return (x, g), options
+    inputs = [x, w, (o,)] if name == "conv" else [g, w, (c,)]
+    options["shape"] = shape if name == "conv" else space
+    return tuple(inputs[: draw(st.integers(2, 3))]), options  # with a bias or without
+
+
 # ---- oracles ---------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +300,45 @@ def _determinants(x: np.ndarray) -> np.ndarray:
 
 def _largest_size(*xs: np.ndarray, **_: Any) -> float:
     return max([1.0, *(float(np.abs(x[np.isfinite(x)]).max(initial=0)) for x in xs)])
+
+
+def _reads(taps: Taps, stride: Shape, space: Shape, shape: Shape) -> Iterator[tuple[int, Any, Any]]:
+    """Every tap, output pixel and the input pixel that it reads there."""
+    for (t, offset), p in itertools.product(enumerate(taps.offsets), np.ndindex(*shape)):
+        at = tuple(i * s + o for i, s, o in zip(p, stride, offset, strict=True))
+        if all(0 <= i < n for i, n in zip(at, space, strict=True)):
+            yield t, (slice(None), *p), (slice(None), *at)
+
+
+def _dense(w: np.ndarray, groups: int) -> np.ndarray:
+    """Weights of groups as one matrix a tap, zero between groups."""
+    return np.stack([scipy.linalg.block_diag(*np.split(tap, groups, axis=1)) for tap in w])
+
+
+def _conv(
+    x: np.ndarray, w: np.ndarray, bias: Any = 0.0, *, taps: Taps, stride: Shape, shape: Shape, groups: int
+) -> np.ndarray:
+    y = np.zeros((len(x), *shape, w.shape[2])) + bias
+    for t, p, at in _reads(taps, stride, x.shape[1:-1], shape):
+        y[p] += x[at] @ _dense(w, groups)[t]
+    return y
+
+
+def _conv_transpose(
+    g: np.ndarray, w: np.ndarray, bias: Any = 0.0, *, taps: Taps, stride: Shape, shape: Shape, groups: int
+) -> np.ndarray:
+    x = np.zeros((len(g), *shape, w.shape[1] * groups)) + bias
+    for t, p, at in _reads(taps, stride, shape, g.shape[1:-1]):
+        x[at] += g[p] @ _dense(w, groups)[t].T
+    return x
+
+
+def _conv_weight(x: np.ndarray, g: np.ndarray, *, taps: Taps, stride: Shape, groups: int) -> np.ndarray:
+    w = np.zeros((len(taps), x.shape[-1], g.shape[-1]))
+    for t, p, at in _reads(taps, stride, x.shape[1:-1], g.shape[1:-1]):
+        w[t] += x[at].T @ g[p]
+    blocks = [np.split(rows, groups, axis=2)[k] for k, rows in enumerate(np.split(w, groups, axis=1))]
+    return np.concatenate(blocks, axis=2)
 
 
 def _cubed(*xs: np.ndarray, **_: Any) -> float:
@@ -444,5 +502,18 @@ def _above(shape: Shape) -> np.ndarray:
     return np.arange(shape[-2])[:, None] <= np.arange(shape[-1])
 
 
-CASES = [*_arithmetic(), *_activation(), *_reduce(), *_shape(), *_index(), *_linalg()]
-TESTED_APART = {"qr"}  # forward only, and unique up to signs: tests/ops/test_linalg.py
+def _convs() -> Iterator[Case]:
+    oracles: dict[str, Callable] = {"conv": _conv, "conv_transpose": _conv_transpose, "conv_weight": _conv_weight}
+    for name, oracle in oracles.items():
+        yield Case(name, _convolutions(name), oracle, (FINITE,), _of_sizes(oracle))
+
+
+CASES = [*_arithmetic(), *_activation(), *_reduce(), *_shape(), *_index(), *_linalg(), *_convs()]
+# Their laws need more than a line here: in the file of tests/ops/ that is named for them.
+TESTED_APART = {
+    "attention": "attention", "bernoulli_log_prob": "losses", "categorical_log_prob": "losses",
+    "coupling": "invertible", "coupling_inverse": "invertible", "diagonal_bilstm": "recurrent", "dropout": "dropout",
+    "invertible": "invertible", "invertible_inverse": "invertible", "logistic_mixture_log_prob": "logistic_mixture",
+    "lstm_cell": "recurrent", "nearest": "nearest", "normalise": "normalise", "pixel_norm": "normalise",
+    "plu": "invertible", "qr": "linalg", "row_lstm": "recurrent", "scale_shift": "normalise",
+}  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micrognm import Tensor, check, grad, ops
+from micrognm import Tensor, backend, check, grad, ops
 from tests.ops.cases import CASES
 from tests.strategies import generators
 
@@ -72,6 +72,56 @@ def test_other_bad_indices():
             x[index]
     with pytest.raises(ValueError, match=r"scatter_add\(values: float64\[2\]\): .*The rule: "):
         ops.scatter_add(Tensor(np.ones(2)), slice(0, 3), (3,))
+
+
+# ---- rows, which a kernel adds up ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(
+    rng=generators(),
+    index_shape=st.sampled_from([(), (0,), (1,), (7,), (2, 3), (40,)]),
+    rest=st.sampled_from([(), (0,), (1,), (5,), (2, 3)]),
+    kind=st.sampled_from([np.int64, np.int8, np.uint8]),
+)
+def test_the_gradient_of_rows_adds_up(rng, index_shape, rest, kind):
+    slots = 6
+    index = np.asarray(rng.integers(0 if kind is np.uint8 else -slots, slots, index_shape), kind)
+    x, v = Tensor(rng.standard_normal((slots, *rest)), requires_grad=True), rng.standard_normal((*index_shape, *rest))
+    want = np.zeros((slots, *rest))
+    for place in np.ndindex(*index_shape):
+        want[int(index[place])] += v[place]
+    np.testing.assert_allclose(grad(x[index], x, Tensor(v)).numpy(), want, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(ops.scatter_add(Tensor(v), index, (slots, *rest)).numpy(), want, rtol=0, atol=1e-14)
+    check(lambda x: x[index] * x[index], x, rng=rng)
+
+
+def test_rows_go_through_the_kernel(monkeypatch):
+    """Not so what NumPy adds up itself: other axes, several arrays, slices."""
+    calls = []
+    kernel = backend.kernel
+    monkeypatch.setattr(backend, "kernel", lambda name, x: calls.append(name) or kernel(name, x))
+    x, rows = filled(3, 4), np.array([0, 0, 2])
+    grad(x[rows].sum(), x)
+    grad(x[Tensor(rows)].sum(), x)
+    assert calls == ["scatter_add"] * 2
+    for index in (slice(1), 2, (rows, rows), (slice(None), rows), np.array([True, False, True]), (rows, None)):
+        grad(x[index].sum(), x)
+    assert len(calls) == 2
+
+
+def test_whole_numbers_add_up_too():
+    y = ops.scatter_add(Tensor(np.array([1, 2, 4])), np.array([1, 1, 0]), (3,))
+    assert y.numpy().tolist() == [4, 3, 0] and y.dtype == np.int64
+
+
+def test_values_for_rows_repeat_where_they_are_one():
+    v = Tensor(np.array([[1.0], [2.0]]), requires_grad=True)
+    y = ops.scatter_add(v, np.array([2, 0]), (3, 2))
+    assert y.numpy().tolist() == [[2, 2], [0, 0], [1, 1]]
+    assert grad(y.sum(), v).numpy().tolist() == [[2], [2]]
+    with pytest.raises(ValueError, match=r"scatter_add\(values: float64\[2\]\): .*The rule: "):
+        ops.scatter_add(Tensor(np.ones(2)), np.array([0, 1, 1]), (3,))
 
 
 # ---- along an axis ---------------------------------------------------------------------------------------------------

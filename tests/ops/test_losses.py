@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micrognm import Tensor, check, grad, log_softmax, one_hot, softplus, sum
-from micrognm.ops.losses import bernoulli_log_prob, categorical_log_prob
+from micrognm.ops.categorical import categorical_log_prob
+from micrognm.ops.losses import bernoulli_log_prob
 from tests.strategies import alike, broadcastable, generators, laid_out, shapes
 
 EPS = float(np.finfo(np.float32).eps)

@@ -1,0 +1,108 @@
+"""The ladder of the losses: the logistic mixture (RGB, 10 mixtures) and cross-entropy, value and gradient.
+
+    python benchmarks/ladders/losses.py
+
+Prints milliseconds, and nanoseconds for each parameter or logit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tyro
+from micrognm.kernels.losses import cpu, reference
+
+from micrognm import bench
+
+
+@dataclass
+class Settings:
+    images: int = 16
+    """of 32 x 32 RGB pixels"""
+    rows: int = 25_088
+    """of the cross-entropy"""
+    classes: int = 32
+    """of each row"""
+    repeats: int = 10
+    """of each version, by turns with the first"""
+
+
+def main(settings: Settings) -> None:
+    rng = np.random.default_rng(0)
+    pixels, levels, mixtures = settings.images * 32 * 32, 256, 10
+    x = rng.integers(0, levels, (pixels, 3)).astype(np.int32)
+    params, g = rng.standard_normal((pixels, 100), np.float32), rng.standard_normal(pixels, np.float32)
+    value, slope = np.empty(pixels, np.float32), np.empty_like(params)
+
+    memory = cpu._memory(x, params, mixtures, 1)
+    size = memory.size // cpu.LANES  # numbers for each lane
+
+    def serial(lanes: int) -> Callable[[], Any]:
+        def run() -> Any:
+            own = np.ascontiguousarray(memory[:, : size * lanes])
+            cpu._mixture(params, x, value, own, levels, mixtures, lanes, 0, 1)
+            cpu._mixture_slopes(g, params, x, slope, own, levels, mixtures, lanes, 0, 1)
+            return value, slope
+
+        return run
+
+    def both(module: Any) -> Callable[[], Any]:
+        return lambda: (
+            module.logistic_mixture(x, params, levels, mixtures),
+            module.logistic_mixture_grad(g, x, params, levels, mixtures),
+        )
+
+    versions = {
+        "NumPy (reference.py)": both(reference),
+        "Numba, vectors along the mixtures of a pixel": serial(1),
+        f"Numba, vectors along {cpu.LANES} pixels laid on their side": serial(cpu.LANES),
+        "the same in threads (cpu.py)": both(cpu),
+    }
+    climb(f"logistic mixture, {pixels} RGB pixels, {mixtures} mixtures", versions, params.size, settings.repeats)
+
+    rows, classes = settings.rows, settings.classes
+    logits, index = rng.standard_normal((rows, classes), np.float32), rng.integers(0, classes, rows)
+    g, kept, out = rng.standard_normal(rows, np.float32), np.empty((3, rows), np.float32), np.empty_like(logits)
+    room = np.empty(max(2048, (classes + 2) * cpu.LANES), np.float32)
+
+    def alone(forward: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            forward(logits, index, *kept, 0, rows, cpu.LANES, room)
+            cpu._slopes(g, logits, index, kept[1], kept[2], out, room[None, :2048], 0, 1)
+            return kept[0], out
+
+        return run
+
+    def together(module: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            value, largest, total = module.categorical(logits, index)
+            return value, module.categorical_grad(g, logits, index, largest, total)
+
+        return run
+
+    versions = {
+        "NumPy (reference.py)": together(reference),
+        "Numba, a row after the other": alone(cpu._long_rows),
+        f"Numba, {cpu.LANES} rows laid on their side": alone(cpu._short_rows),
+        "the same in threads (cpu.py)": together(cpu),
+    }
+    climb(f"cross-entropy, {rows} rows of {classes}", versions, logits.size, settings.repeats)
+
+
+def climb(title: str, versions: dict[str, Callable[[], Any]], numbers: int, repeats: int) -> None:
+    print(title)
+    first = next(iter(versions.values()))
+    exact = first()
+    for name, version in versions.items():
+        for a, b in zip(version(), exact, strict=True):
+            if not np.allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()):
+                raise SystemExit(f"{name} does not compute what {next(iter(versions))} does")
+        mine, start = bench.compare(version, first, repeats)
+        print(f"  {name}: {mine * 1e3:.2f} ms, {mine / numbers * 1e9:.2f} ns a number, {start / mine:.1f} times faster")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,325 @@
+"""reference.py in Numba.
+
+Vectors run over rows (or pixels), not along them: a row of 10 mixtures or 17 classes does not fill registers, a block
+of LANES rows does. So a block is turned on its side into memory that stays in the level 1 cache, worked on there, and
+turned back. Only long rows of logits are read as they lie. Each row is summed by itself, so that results do not depend
+on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from micrognm.kernels.workers import run
+from micrognm.kernels.jit import FAST, SERIAL, WIDTH
+from micrognm.kernels.losses.reference import FLOOR, NARROW
+from micrognm.kernels.maths import exp, expm1, log, tanh
+from numba import njit
+
+Array = Any
+INLINED: dict[str, Any] = {**SERIAL, "forceinline": True}
+# Rows in a block. It is handed down as a number: of a constant LLVM would unroll the loops, and not find the vectors.
+LANES = 4 * WIDTH
+LONG = 64  # logits a row from which a row fills registers by itself
+PARTS = 16  # pieces of work for the threads
+
+
+@njit(**INLINED)
+def _lie(rows: Array, start: int, stop: int, block: Array) -> None:
+    """block [K, lanes] = rows[start : start + lanes] on its side; beyond stop, the last row again."""
+    for i in range(block.shape[1]):
+        row = min(start + i, stop - 1)
+        for k in range(rows.shape[1]):
+            block[k, i] = rows[row, k]
+
+
+# ---- categorical -----------------------------------------------------------------------------------------------------
+
+
+@njit(**SERIAL)
+def _short_rows(
+    logits: Array, index: Array, out: Array, largest: Array, total: Array, start: int, stop: int, lanes: int,
+    memory: Array,
+) -> None:  # fmt: skip
+    classes = logits.shape[1]
+    block = memory[: classes * lanes].reshape(classes, lanes)
+    top, rest = memory[classes * lanes :][:lanes], memory[(classes + 1) * lanes :][:lanes]
+    for first in range(start, stop, lanes):
+        _lie(logits, first, stop, block)
+        top[:] = block[0]
+        rest[:] = 0
+        for k in range(1, classes):
+            x = block[k]
+            for i in range(lanes):
+                top[i] = x[i] if x[i] > top[i] else top[i]
+        for k in range(classes):
+            x = block[k]
+            for i in range(lanes):
+                rest[i] += exp(x[i] - top[i])
+        for i in range(min(lanes, stop - first)):
+            row = first + i
+            largest[row] = top[i]
+            total[row] = rest[i]
+            out[row] = logits[row, index[row]]
+    a, b, c = out[start:stop], largest[start:stop], total[start:stop]
+    for i in range(stop - start):
+        a[i] = (a[i] - b[i]) - log(c[i])
+
+
+@njit(**{**SERIAL, "fastmath": FAST})
+def _long_rows(
+    logits: Array, index: Array, out: Array, largest: Array, total: Array, start: int, stop: int, lanes: int,
+    memory: Array,
+) -> None:  # fmt: skip
+    classes = logits.shape[1]
+    top = memory[:lanes]
+    whole = classes - classes % lanes
+    for row in range(start, stop):
+        x = logits[row]
+        top[:] = x[0]
+        for k in range(0, whole, lanes):  # LLVM makes vectors of sums alone, not of maxima
+            part = x[k : k + lanes]
+            for i in range(lanes):
+                top[i] = part[i] if part[i] > top[i] else top[i]
+        highest = top[0]
+        for i in range(1, lanes):
+            highest = max(highest, top[i])
+        for k in range(whole, classes):
+            highest = max(highest, x[k])
+        rest = x.dtype.type(0)
+        for k in range(classes):
+            rest += exp(x[k] - highest)
+        largest[row] = highest
+        total[row] = rest
+        out[row] = (x[index[row]] - highest) - log(rest)
+
+
+@njit(**SERIAL)
+def _rows(
+    logits: Array, index: Array, out: Array, largest: Array, total: Array, memory: Array, lanes: int,
+    worker: int, workers: int,
+) -> None:  # fmt: skip
+    n, own = len(logits), memory[worker]
+    start, stop = worker * n // workers, (worker + 1) * n // workers
+    if logits.shape[1] < LONG:
+        _short_rows(logits, index, out, largest, total, start, stop, lanes, own)
+    else:
+        _long_rows(logits, index, out, largest, total, start, stop, lanes, own)
+
+
+def categorical(logits: Array, index: Array) -> tuple[Array, Array, Array]:
+    logits, index = np.ascontiguousarray(logits), np.ascontiguousarray(index, np.int64)
+    out, largest, total = (np.empty(len(logits), logits.dtype) for _ in range(3))
+    memory = np.empty((PARTS, (min(logits.shape[1], LONG) + 2) * LANES), logits.dtype)
+    run(_rows, (logits, index, out, largest, total, memory, LANES), PARTS)
+    return out, largest, total
+
+
+@njit(**SERIAL)
+def _slopes(
+    g: Array, logits: Array, index: Array, largest: Array, total: Array, out: Array, memory: Array,
+    worker: int, workers: int,
+) -> None:  # fmt: skip
+    n, own = len(logits), memory[worker]
+    start, stop = worker * n // workers, (worker + 1) * n // workers
+    classes = logits.shape[1]
+    if classes >= LONG:
+        for row in range(start, stop):
+            shift, scale = largest[row], -g[row] / total[row]
+            a, b = logits[row], out[row]
+            for k in range(classes):
+                b[k] = exp(a[k] - shift) * scale
+            b[index[row]] += g[row]
+        return
+    some = own.size // 2 // max(classes, 1)  # rows worked on at once: their largest and their factor are spread out
+    top, factor = own[: some * classes], own[own.size // 2 :]
+    x, y = logits.reshape(-1), out.reshape(-1)
+    for first in range(start, stop, some):
+        last = min(first + some, stop)
+        for row in range(first, last):
+            here = (row - first) * classes
+            top[here : here + classes] = largest[row]
+            factor[here : here + classes] = -g[row] / total[row]
+        a, b = x[first * classes : last * classes], y[first * classes : last * classes]
+        for i in range(b.size):
+            b[i] = exp(a[i] - top[i]) * factor[i]
+        for row in range(first, last):
+            out[row, index[row]] += g[row]
+
+
+def categorical_grad(g: Array, logits: Array, index: Array, largest: Array, total: Array) -> Array:
+    g, logits, largest, total = (np.ascontiguousarray(x) for x in (g, logits, largest, total))
+    index = np.ascontiguousarray(index, np.int64)
+    out = np.empty_like(logits)
+    run(_slopes, (g, logits, index, largest, total, out, np.empty((PARTS, 2048), g.dtype)), PARTS)
+    return out
+
+
+# ---- logistic mixture ------------------------------------------------------------------------------------------------
+
+
+@njit(**INLINED)
+def _bin(T: Any, level: Any, mean: Any, raw: Any, half: Any, log_width: Any) -> Any:
+    """Log-mass of the bin around level, and its slope in the mean and in the log-scale: see reference.py.
+
+    The logs of the three factors of the mass are one log of their product, as the large parts of them, the linear ones,
+    are added apart: the product stays between 1 and 10^6.
+    """
+    zero, one = T(0), T(1)
+    log_scale = T(FLOOR) if raw < T(FLOOR) else raw  # written so that NaN stays
+    inverse = exp(-log_scale)
+    low, high = one if level < one else zero, one if level > -one else zero
+    middle = low * high
+    centred = level - mean
+    a, b, w = inverse * (centred + half), inverse * (centred - half), (half + half) * inverse
+    w = T(NARROW) if w < T(NARROW) else w
+    outside = -expm1(-w)
+    narrow = outside / w if middle > zero else one
+    ea, eb = exp(-abs(a)), exp(-abs(b))
+    linear = middle * (log_width - log_scale) - low * (zero if a > zero else -a) - high * (b if b > zero else zero)
+    mass = linear - log((one + low * ea) * (one + high * eb) / narrow)
+    up = low * (ea if a > zero else one) / (one + ea)
+    down = high * (one if b > zero else eb) / (one + eb)
+    by_scale = b * down - a * up - middle * (one - outside) / narrow
+    return mass, inverse * (down - up), zero if raw < T(FLOOR) else by_scale
+
+
+@njit(**INLINED)
+def _spread(x: Array, levels: int, first: int, stop: int, level: Array, lanes: int) -> None:
+    """level [C, M lanes]: for each channel, the levels of a block's pixels as -1..1, once for each mixture."""
+    T = level.dtype.type
+    last = levels - 1
+    for c in range(len(level)):
+        here = level[c]
+        for i in range(lanes):
+            here[i] = T(2 * x[min(first + i, stop - 1), c] - last) / T(last)
+        for m in range(lanes, here.size, lanes):
+            for i in range(lanes):
+                here[m + i] = here[i]
+
+
+@njit(**INLINED)
+def _weigh(logits: Array, top: Array, total: Array) -> None:
+    """total [lanes] = logsumexp of logits [M lanes] for each lane."""
+    lanes = total.size
+    top[:] = logits[:lanes]
+    total[:] = 0
+    for m in range(lanes, logits.size, lanes):
+        x = logits[m : m + lanes]
+        for i in range(lanes):
+            top[i] = x[i] if x[i] > top[i] else top[i]
+    for m in range(0, logits.size, lanes):
+        x = logits[m : m + lanes]
+        for i in range(lanes):
+            total[i] += exp(x[i] - top[i])
+    for i in range(lanes):
+        total[i] = log(total[i]) + top[i]
+
+
+@njit(**SERIAL)
+def _mixture(
+    params: Array, x: Array, out: Array, memory: Array, levels: int, mixtures: int, lanes: int,
+    worker: int, workers: int,
+) -> None:  # fmt: skip
+    n, own = len(params), memory[worker]
+    start, stop = worker * n // workers, (worker + 1) * n // workers
+    T = params.dtype.type
+    channels, long = x.shape[1], mixtures * lanes
+    half, log_width = T(1 / (levels - 1)), T(np.log(2 / (levels - 1)))
+    width = params.shape[1]
+    turned = own[: width * lanes].reshape(width, lanes)
+    part = turned.reshape(-1, long)
+    level = own[width * lanes :][: channels * long].reshape(channels, long)
+    weighed = own[width * lanes + channels * long :][:long]
+    four = own[-4 * lanes :].reshape(4, lanes)
+    top, prior, total = four[0], four[1], four[2]
+    for first in range(start, stop, lanes):
+        _lie(params, first, stop, turned)
+        _spread(x, levels, first, stop, level, lanes)
+        weighed[:] = part[0]
+        _weigh(weighed, top, prior)
+        for c in range(channels):
+            mean, log_scale, here = part[1 + c], part[1 + channels + c], level[c]
+            for j in range(c):
+                coefficient, there = part[2 * channels + c + j], level[j]
+                for i in range(long):
+                    mean[i] += tanh(coefficient[i]) * there[i]
+            for i in range(long):
+                mass, _, _ = _bin(T, here[i], mean[i], log_scale[i], half, log_width)
+                weighed[i] += mass
+        _weigh(weighed, top, total)
+        for i in range(min(lanes, stop - first)):
+            out[first + i] = total[i] - prior[i]
+
+
+def _memory(x: Array, params: Array, mixtures: int, parts: int) -> Array:
+    """For a block: parameters on their side, levels and weighed logits of each mixture, four numbers a pixel."""
+    return np.empty((parts, (params.shape[1] + (x.shape[1] + 1) * mixtures + 4) * LANES), params.dtype)
+
+
+def logistic_mixture(x: Array, params: Array, levels: int, mixtures: int) -> Array:
+    x, params = np.ascontiguousarray(x, np.int32), np.ascontiguousarray(params)
+    out = np.empty(len(params), params.dtype)
+    run(_mixture, (params, x, out, _memory(x, params, mixtures, PARTS), levels, mixtures, LANES), PARTS)
+    return out
+
+
+@njit(**SERIAL)
+def _mixture_slopes(
+    g: Array, params: Array, x: Array, out: Array, memory: Array, levels: int, mixtures: int, lanes: int,
+    worker: int, workers: int,
+) -> None:  # fmt: skip
+    """As _mixture; each part of the block becomes its own derivative, in place."""
+    n, own = len(params), memory[worker]
+    start, stop = worker * n // workers, (worker + 1) * n // workers
+    T = params.dtype.type
+    channels, long = x.shape[1], mixtures * lanes
+    half, log_width = T(1 / (levels - 1)), T(np.log(2 / (levels - 1)))
+    width = params.shape[1]
+    turned = own[: width * lanes].reshape(width, lanes)
+    part = turned.reshape(-1, long)
+    level = own[width * lanes :][: channels * long].reshape(channels, long)
+    weighed = own[width * lanes + channels * long :][:long]
+    four = own[-4 * lanes :].reshape(4, lanes)
+    top, prior, total, slope = four[0], four[1], four[2], four[3]
+    for first in range(start, stop, lanes):
+        _lie(params, first, stop, turned)
+        _spread(x, levels, first, stop, level, lanes)
+        logits = part[0]
+        weighed[:] = logits
+        _weigh(logits, top, prior)
+        for c in range(channels):
+            mean, log_scale, here = part[1 + c], part[1 + channels + c], level[c]
+            for j in range(c):
+                coefficient, there = part[2 * channels + c + j], level[j]
+                for i in range(long):
+                    t = tanh(coefficient[i])
+                    mean[i] += t * there[i]
+                    coefficient[i] = (T(1) - t * t) * there[i]
+            for i in range(long):
+                mass, mean[i], log_scale[i] = _bin(T, here[i], mean[i], log_scale[i], half, log_width)
+                weighed[i] += mass
+        _weigh(weighed, top, total)
+        for i in range(lanes):
+            slope[i] = g[min(first + i, stop - 1)]
+        for m in range(0, long, lanes):
+            a, b = weighed[m : m + lanes], logits[m : m + lanes]
+            for i in range(lanes):
+                a[i] = slope[i] * exp(a[i] - total[i])
+                b[i] = a[i] - slope[i] * exp(b[i] - prior[i])
+        for row in range(1, 1 + 2 * channels):
+            part[row] *= weighed
+        for c in range(1, channels):
+            for j in range(c):
+                part[2 * channels + c + j] *= part[1 + c]
+        for i in range(min(lanes, stop - first)):
+            for k in range(params.shape[1]):
+                out[first + i, k] = turned[k, i]
+
+
+def logistic_mixture_grad(g: Array, x: Array, params: Array, levels: int, mixtures: int) -> Array:
+    g, x, params = np.ascontiguousarray(g), np.ascontiguousarray(x, np.int32), np.ascontiguousarray(params)
+    out = np.empty_like(params)
+    run(_mixture_slopes, (g, params, x, out, _memory(x, params, mixtures, PARTS), levels, mixtures, LANES), PARTS)
+    return out
