@@ -18,6 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     bench = commands.add_parser("bench", help="time the kernels, against PyTorch where it is installed")
     bench.add_argument("kernel", nargs="*", help="which ones; all where none is named")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    warm = commands.add_parser("warmup", help="compile the kernels now, instead of in the first training run")
+    warm.add_argument("kernel", nargs="*", help="which ones; all where none is named")
     options = parser.parse_args(arguments)
 
     if options.command == "doctor":
@@ -29,11 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(markdown() if options.markdown else table())
         return 0
-    if options.command == "bench":
-        from micrognm import bench as benchmark
+    if options.command in ("bench", "warmup"):
+        from micrognm import bench as timing
+        from micrognm import warmup as warming
 
         try:
-            return benchmark.main(options.kernel, options.json)
+            if options.command == "warmup":
+                return warming.main(options.kernel)
+            return timing.main(options.kernel, options.json)
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2

@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,15 @@ class Case:
 
 
 def torch() -> Any:
-    """PyTorch with as many threads as this machine has cores, or None."""
+    """PyTorch as it comes, with as many threads as this machine has cores; or None."""
+    ours = os.environ.pop("GOMP_SPINCOUNT", None)  # backend.py's: OpenMP reads it once, and theirs is faster without
     try:
         return importlib.import_module("torch")
     except ImportError:
         return None
+    finally:
+        if ours is not None:
+            os.environ["GOMP_SPINCOUNT"] = ours
 
 
 def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, turn: int = 10) -> tuple[float, float]:
@@ -71,12 +76,16 @@ def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, tu
 def peak() -> tuple[float, float]:
     """What this machine can do now: floating-point operations a second (a product of 1024 x 1024) and bytes a second.
 
-    Bytes: those read and written by a copy of 64 MiB.
+    Bytes: those read and written by a copy of 64 MiB in as many threads as there are cores.
     """
     a = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
     b, source = a.copy(), np.zeros(1 << 24, np.float32)
     target = source.copy()
-    product, copy = compare(lambda: np.matmul(a, a, out=b), lambda: np.copyto(target, source), 20)
+    parts = list(zip(np.array_split(target, 16), np.array_split(source, 16), strict=True))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        product, copy = compare(
+            lambda: np.matmul(a, a, out=b), lambda: list(pool.map(lambda part: np.copyto(*part), parts)), 20
+        )
     return 2 * 1024**3 / product, 2 * source.nbytes / copy
 
 
@@ -89,15 +98,11 @@ def kernels() -> list[str]:
 def rows(names: Sequence[str], repeats: int = 20) -> Iterator[dict[str, Any]]:
     """One row for each case: kernel, shape, dtype, error, micrognm_ms, peer_ms, ratio, share_of_peak.
 
-    share_of_peak: the larger of the shares of `peak` that the least work needed makes up. ValueError for an unknown
-    kernel.
+    share_of_peak: the larger of the shares of `peak` that the least work needed makes up.
     """
-    unknown = [name for name in names if name not in kernels()]
-    if unknown:
-        raise ValueError(f"bench: no benchmark of {', '.join(unknown)}; there are {', '.join(kernels())}")
     peer = torch()  # first, before anything sets its threads to work
     flops, bytes = peak()
-    for name in names or kernels():
+    for name in names:
         for case in importlib.import_module(f"micrognm.kernels.{name}.bench").cases(peer):
             error = case.error()
             mine, theirs = compare(case.ours, case.theirs or (lambda: None), repeats)
@@ -114,14 +119,20 @@ def rows(names: Sequence[str], repeats: int = 20) -> Iterator[dict[str, Any]]:
 
 
 def main(names: Sequence[str], path: Path | None) -> int:
-    """Print the rows as they come, and write them as JSON."""
+    """Print the rows of these kernels, all where none is named, as they come; and write them as JSON.
+
+    ValueError for an unknown kernel.
+    """
+    unknown = [name for name in names if name not in kernels()]
+    if unknown:
+        raise ValueError(f"bench: no benchmark of {', '.join(unknown)}; there are {', '.join(kernels())}")
     peer = torch()
     versions = f"numpy {np.__version__}, {f'torch {peer.__version__}' if peer else 'no torch: no peer'}"
     flops, bytes = peak()
     print(f"{os.cpu_count()} cores, {versions}, peak {flops / 1e9:.0f} GFLOP/s, {bytes / 1e9:.1f} GB/s")
     print(f"{'kernel':12} {'shape':44} {'error':>8} {'micrognm':>12} {'peer':>12} {'ratio':>6} {'of peak':>8}")
     found = []
-    for row in rows(names):
+    for row in rows(names or kernels()):
         found.append(row)
         theirs = "-" if row["peer_ms"] is None else f"{row['peer_ms']:.3f} ms"
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
