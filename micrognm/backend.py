@@ -32,7 +32,6 @@ _IMPLEMENTATION = {"cpu": "cpu", "cuda": "gpu"}  # which one of a kernel "auto" 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-
 def _keep_memory() -> None:
     """Let glibc keep what large arrays give back, for the next ones, where the user has not set it otherwise.
 

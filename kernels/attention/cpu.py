@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from micrognm.kernels.attention.tiles import VECTORS, address, lanes, product, slopes, soften, transpose
-from micrognm.kernels.workers import run
 from micrognm.kernels.jit import FAST, SERIAL, WIDTH
+from micrognm.kernels.workers import run
 from numba import get_num_threads, njit
 
 Array = Any

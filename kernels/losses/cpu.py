@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.workers import run
 from micrognm.kernels.jit import FAST, SERIAL, WIDTH
 from micrognm.kernels.losses.reference import FLOOR, NARROW
 from micrognm.kernels.maths import exp, expm1, log, tanh
+from micrognm.kernels.workers import run
 from numba import njit
 
 Array = Any

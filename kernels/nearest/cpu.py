@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from micrognm.kernels.workers import run
 from micrognm.kernels.jit import REGISTERS, SERIAL, WIDTH
+from micrognm.kernels.workers import run
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic

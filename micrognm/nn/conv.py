@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from micrognm import incremental
 from micrognm.engine import Tensor
 from micrognm.nn.init import Initialiser, fan_in_uniform
 from micrognm.nn.module import Module, Parameter
@@ -51,6 +52,8 @@ class Conv(Module):
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's map with another weight and bias. ValueError where x is not [N, *space, n_in]."""
+        if incremental.active():
+            return incremental.conv(self, x, weight, bias, self.taps)
         return conv(x, weight, bias, taps=self.taps, stride=self.stride, shape=self.shape, groups=self.groups)
 
 

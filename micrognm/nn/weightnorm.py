@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from micrognm import incremental
 from micrognm.engine import Tensor, no_grad
 from micrognm.nn.module import Module, Parameter
 from micrognm.ops import cast, mean, norm, rsqrt, var, where
@@ -43,7 +44,8 @@ class WeightNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.initialised:
             self._initialise(x)
-        return self.layer.apply(x, self.effective_weight(), self.layer.bias)
+        weight = incremental.once(self, "weight", self.effective_weight)
+        return self.layer.apply(x, weight, self.layer.bias)
 
     def effective_weight(self) -> Tensor:
         """gain v / ||v||; 0 for a unit whose v is 0, as under a mask that leaves it no input."""

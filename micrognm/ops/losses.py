@@ -11,5 +11,3 @@ def bernoulli_log_prob(x, logits):
     # x logits - softplus(logits), with log p taken out above 0: exact where the log-probability is small.
     below = logits < 0
     return where(below, x, x - 1) * logits - softplus(where(below, logits, -logits))
-
-

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,16 +69,10 @@ def dirty() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize(("kernel", "name"), FUNCTIONS)
-@given(data=st.data())
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
-def test_every_implementation_computes_what_the_reference_does(kernel, name, implementation, data):
-    inputs = part(kernel, "inputs")
-    drawn: Drawn = data.draw(inputs.STRATEGIES[name])
-    in_place = getattr(inputs, "IN_PLACE", False)
-    function = getattr(part(kernel, implementation), name)
-    for dtype in (np.float32, np.float64) if implementation == "cpu" else (np.float32,):
+def verify(kernel: str, name: str, function: Callable, drawn: Drawn, dtypes: tuple[type, ...]) -> None:
+    """Hold a function against the kernel's reference, on the arguments that were drawn and on strided ones."""
+    in_place = getattr(part(kernel, "inputs"), "IN_PLACE", False)
+    for dtype in dtypes:
         given = cast(drawn.args, dtype)
         wanted = run(getattr(part(kernel, "reference"), name), cast(cast(drawn.args, dtype), np.float64), in_place)
         strided = tuple(spread(x) if isinstance(x, np.ndarray) and not in_place else x for x in given)
@@ -99,6 +93,42 @@ def test_every_implementation_computes_what_the_reference_does(kernel, name, imp
                 np.testing.assert_allclose(x, exact, rtol=0, atol=bound)
         for x, was in zip([x for x in given if isinstance(x, np.ndarray)], before, strict=True):
             np.testing.assert_array_equal(x, was)  # inputs are only read
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("kernel", "name"), FUNCTIONS)
+@given(data=st.data())
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+def test_every_implementation_computes_what_the_reference_does(kernel, name, implementation, data):
+    drawn = data.draw(part(kernel, "inputs").STRATEGIES[name])
+    dtypes = (np.float32, np.float64) if implementation == "cpu" else (np.float32,)
+    verify(kernel, name, getattr(part(kernel, implementation), name), drawn, dtypes)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "right", "wrong"),
+    [
+        ("scatter_add", "scatter_add", "range(whole, columns)", "range(whole, columns - 1)"),
+        ("nearest", "nearest", "codebook.dtype.type(-0.5)", "codebook.dtype.type(-0.4)"),
+        ("rng", "uniform", "for _ in range(10):", "for _ in range(9):"),
+    ],
+)
+def test_a_planted_error_is_caught(kernel, name, right, wrong, tmp_path):
+    source = Path(part(kernel, "cpu").__file__).read_text(encoding="utf-8")
+    assert source.count(right) == 1
+    path = tmp_path / "cpu.py"
+    path.write_text(source.replace(right, wrong), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(f"planted_{kernel}", path)
+    planted = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(planted)
+
+    @given(drawn=part(kernel, "inputs").STRATEGIES[name])
+    @settings(max_examples=50, database=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
+    def agrees(drawn):
+        verify(kernel, name, getattr(planted, name), drawn, (np.float32,))
+
+    with pytest.raises(AssertionError):
+        agrees()
 
 
 def spread(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,182 @@
+"""PixelRNN: Pixel Recurrent Neural Networks (van den Oord, Kalchbrenner & Kavukcuoglu 2016a, arXiv 1601.06759).
+
+Two-dimensional LSTMs read the pixels above and to the left. Their input-to-state part is a masked convolution of the
+whole map at once, the state-to-state part a scan (equation 3). Row LSTM (section 3.1) goes down the rows and sees a
+triangle above the pixel; Diagonal BiLSTM (3.2) goes along diagonals, in both directions, and sees all earlier pixels.
+
+Where what is: residual connections (3.3), masks (3.4), the map that a conditional model is given (3.6). The first layer
+is a 7 x 7 convolution with mask A; initial states are learned. Of three colours, features are in three groups; the
+states that are recalled belong to earlier pixels and need no mask. The convolutional model is in pixelcnn.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from micrognm import incremental
+from micrognm.engine import Tensor
+from micrognm.models.autoregressive.raster import Raster, masked
+from micrognm.nn import Conv, Module, Parameter, init
+from micrognm.ops import concat, relu, reshape, transpose
+from micrognm.ops.recurrent import diagonal_bilstm, lstm_cell, row_lstm
+from micrognm.taps import horizontal, square
+
+
+class RowLSTM(Module):
+    """x [N, H, W, 2h] -> hidden states [N, H, W, h]: equation 3 with K_is of 1 x k, mask B, and K_ss of k."""
+
+    def __init__(self, h: int, rng: Generator, colours: int, told: int, k: int = 3) -> None:
+        self.h, self.colours, self.k = h, colours, k
+        self.K_is = masked(2 * h, 4 * h, k, "B", rng, colours, horizontal)
+        self.K_ss = Parameter(init.fan_in_uniform()(rng, (k, h, 4 * h)))
+        self.h0, self.c0 = (Parameter(np.zeros(h, np.float32)) for _ in range(2))
+        self.told = Conv(told, 4 * h, square(1), rng, bias=False) if told else None
+
+    def forward(self, x: Tensor, s: Tensor | None) -> Tensor:
+        gates = _by_gate(self.K_is(x), self.colours, 1)
+        if self.told is not None:
+            gates = gates + self.told(s)
+        if not incremental.active():
+            return row_lstm(gates, self.K_ss, self.h0, self.c0)
+        return incremental.once(self, "states", lambda: _RowStates(self, gates)).step(gates)
+
+
+class DiagonalBiLSTM(Module):
+    """x [N, H, W, 2h] -> hidden states [N, H, W, h]: K_is of 1 x 1, mask B, K_ss reads above and behind, both ways."""
+
+    def __init__(self, h: int, rng: Generator, colours: int, told: int) -> None:
+        self.h, self.colours = h, colours
+        self.K_is = masked(2 * h, 8 * h, 1, "B", rng, colours)
+        self.K_ss = Parameter(np.stack([init.fan_in_uniform()(rng, (2, h, 4 * h)) for _ in range(2)]))
+        self.h0, self.c0 = (Parameter(np.zeros((2, h), np.float32)) for _ in range(2))
+        self.told = Conv(told, 8 * h, square(1), rng, bias=False) if told else None
+
+    def forward(self, x: Tensor, s: Tensor | None) -> Tensor:
+        gates = _by_gate(self.K_is(x), self.colours, 2)
+        if self.told is not None:
+            gates = gates + self.told(s)
+        if not incremental.active():
+            return diagonal_bilstm(gates, self.K_ss, self.h0, self.c0)
+        return incremental.once(self, "states", lambda: _DiagonalStates(self, gates)).step(gates)
+
+
+def _by_gate(z: Tensor, colours: int, directions: int) -> Tensor:
+    """Channels in the order direction, gate, colour, from colour, direction, gate."""
+    if colours == 1:
+        return z
+    parts = reshape(z, shape=(*z.shape[:-1], colours, directions, 4, z.shape[-1] // (4 * directions * colours)))
+    return reshape(transpose(parts, axes=(0, 1, 2, 4, 5, 3, 6)), shape=z.shape)
+
+
+class _RowStates:
+    """What a Row LSTM keeps while an image is drawn: hidden states and cells of all rows, those above the first too."""
+
+    def __init__(self, layer: RowLSTM, like: Tensor) -> None:
+        n, (H, W), h = len(like), incremental.place.size, layer.h
+        self.weight, self.side = layer.K_ss.reshape(shape=(layer.k * h, 4 * h)), layer.k // 2
+        self.hidden = Tensor(np.zeros_like(like.data, shape=(n, H + 1, W + 2 * self.side, h)))
+        self.cells = Tensor(np.zeros_like(like.data, shape=(n, H + 1, W, h)))
+        self.hidden[:, 0, self.side : self.side + W] = layer.h0
+        self.cells[:, 0] = layer.c0
+
+    def step(self, gates: Tensor) -> Tensor:
+        y, x = incremental.place.y, incremental.place.left
+        read = self.hidden[:, y, x : x + 2 * self.side + 1].reshape(shape=(len(gates), len(self.weight)))
+        hidden, self.cells[:, y + 1, x] = lstm_cell(gates[:, 0, 0], read, self.cells[:, y, x], self.weight)
+        self.hidden[:, y + 1, x + self.side] = hidden
+        return hidden[:, None, None]
+
+
+class _DiagonalStates:
+    """What a Diagonal BiLSTM keeps while an image is drawn. The way back along a row runs when the row is finished."""
+
+    def __init__(self, layer: DiagonalBiLSTM, like: Tensor) -> None:
+        n, (H, W), h = len(like), incremental.place.size, layer.h
+        self.weight = [layer.K_ss[d].reshape(shape=(2 * h, 4 * h)) for d in range(2)]
+        self.gates = Tensor(np.zeros_like(like.data, shape=(n, H, W, 8 * h)))
+        # Of each way [N, H + 1, W + 1, h]: a row of zeros above, and a column of initial states where the way begins.
+        self.hidden = [Tensor(np.zeros_like(like.data, shape=(n, H + 1, W + 1, h))) for _ in range(2)]
+        self.cells = [Tensor(np.zeros_like(like.data, shape=(n, H + 1, W + 1, h))) for _ in range(2)]
+        for way, first in enumerate((0, W)):
+            self.hidden[way][:, 1:, first] = layer.h0[way]
+            self.cells[way][:, 1:, first] = layer.c0[way]
+        self.back = 0  # rows that the way back has seen
+
+    def _cell(self, way: int, y: int, x: int) -> Tensor:
+        """The cell of pixel (y, x); it stands at x + 1 on the way to the right, at x on the way back."""
+        here, behind = (x + 1, x) if way == 0 else (x, x + 1)
+        hidden, cells, h = self.hidden[way], self.cells[way], self.hidden[way].shape[3]
+        read = concat(hidden[:, y, here], hidden[:, y + 1, behind], axis=-1)
+        gates = self.gates[:, y, x, 4 * h * way : 4 * h * (way + 1)]
+        hidden[:, y + 1, here], cells[:, y + 1, here] = lstm_cell(
+            gates, read, cells[:, y + 1, behind], self.weight[way]
+        )
+        return hidden[:, y + 1, here]
+
+    def step(self, gates: Tensor) -> Tensor:
+        y, x = incremental.place.y, incremental.place.left
+        self.gates[:, y, x] = gates[:, 0, 0]
+        while self.back < y:
+            for column in reversed(range(incremental.place.size[1])):
+                self._cell(1, self.back, column)
+            self.back += 1
+        out = self._cell(0, y, x)
+        if y > 0:
+            out = out + self.hidden[1][:, y, x]
+        return out[:, None, None]
+
+
+class PixelRNN(Raster):
+    """A density of images; see Raster for what it is asked.
+
+    kind: "row" or "diagonal". layers of h hidden units in 2h features; the last two 1 x 1 convolutions have `head`
+    features. told: channels of a map [N, H, W, told] that each layer is given (section 3.6), or 0. skip: layers add
+    to the output too. h and head must be divisible by 3 for images of three colours.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        rng: Generator,
+        *,
+        kind: str,
+        levels: int = 2,
+        layers: int = 2,
+        h: int = 16,
+        head: int = 32,
+        mixtures: int = 0,
+        told: int = 0,
+        skip: bool = False,
+    ) -> None:
+        super().__init__(shape, levels, mixtures)
+        if kind not in ("row", "diagonal"):
+            raise ValueError(f'PixelRNN: kind must be "row" or "diagonal", got {kind!r}')
+        colours, self.told, self.skip = shape[2], told, skip
+        scan = RowLSTM if kind == "row" else DiagonalBiLSTM
+        self.first = masked(colours, 2 * h, 7, "A", rng, colours)
+        self.scans = [scan(h, rng, colours, told) for _ in range(layers)]
+        self.up = [masked(h, 2 * h, 1, "B", rng, colours) for _ in range(layers)]
+        self.head = [masked(a, b, 1, "B", rng, colours) for a, b in ((2 * h, head), (head, self.outputs))]
+
+    def condition(self, given: Any, n: int) -> Tensor | None:
+        """The map that the layers are given. ValueError where it does not fit."""
+        if not self.told:
+            return super().condition(given, n)
+        wanted = (n, *self.shape[:2], self.told)
+        if not isinstance(given, Tensor) or given.shape != wanted:
+            raise ValueError(f"PixelRNN: expected a map {list(wanted)}, got {getattr(given, 'shape', given)}")
+        return given
+
+    def pixels(self, x: Tensor, rows: None, condition: Tensor | None) -> Tensor:
+        s = None if condition is None else incremental.here(condition)
+        out = features = self.first(x)
+        for scan, up in zip(self.scans, self.up, strict=True):
+            found = up(scan(features, s))
+            features, out = features + found, out + found
+        h = out if self.skip else features
+        for layer in self.head:
+            h = layer(relu(h))
+        return h
