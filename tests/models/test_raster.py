@@ -120,7 +120,7 @@ def test_conditions(given, rng):
                 model.distribution(model(Tensor(slow), told)[:, i, j]).sample_from(Tensor(u[:, i, j])).numpy()
             )
     np.testing.assert_array_equal(model.sample_from(Tensor(u), told).numpy(), slow)
-    with pytest.raises(ValueError, match="expected|labels run"):
+    with pytest.raises(ValueError, match=r"expected|labels run"):
         model.log_prob(Tensor(slow), np.array([0, 3]) if given == "classes" else Tensor(rng.random((2, 3))))
 
 
