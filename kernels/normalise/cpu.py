@@ -357,30 +357,35 @@ def _rows_backward(
     for part in prange((len(x) + rows - 1) // rows):
         first = np.int64(part) * rows
         work = np.zeros((4, c), x.dtype)
-        hat, ghat, along, total = work[0], work[1], work[2], work[3]
+        hat, ghat, along, total = work[0, :k], work[1, :k], work[2], work[3]
         for i in range(first, min(first + rows, np.int64(len(x)))):
             t = i if own else 0
-            X, G, D, S, B = x[i], g[i], dx[i], scale[t], shift[t]
             for m in range(groups):
+                # Slices, counted from 0: an index that might be negative keeps LLVM from vectorising a loop, and so do
+                # arrays that might overlap in more than 8 ways.
+                here = slice(m * k, (m + 1) * k)
+                X, G, D, S, B = x[i, here], g[i, here], dx[i, here], scale[t, here], shift[t, here]
+                A, L = along[here], total[here]
                 root = 1 / np.sqrt(var[i, m] + eps)
                 centre, r = T(mean[i, m]), T(root)
                 low = T(mean[i, m] - centre)
-                start, stop = m * k, (m + 1) * k
-                for j in range(start, stop):
+                for j in range(k):
                     hat[j] = ((X[j] - centre) - low) * r
                 if swish:
-                    for j in range(start, stop):
+                    for j in range(k):
                         ghat[j] = G[j] * _swish_slope(hat[j] * S[j] + B[j], one)
                 else:
-                    for j in range(start, stop):
+                    for j in range(k):
                         ghat[j] = G[j] * _kink_slope(hat[j] * S[j] + B[j], slope, one)
-                for j in range(start, stop):
-                    along[j] += ghat[j] * hat[j]
-                    total[j] += ghat[j]
+                for j in range(k):
+                    A[j] += ghat[j] * hat[j]
+                for j in range(k):
+                    L[j] += ghat[j]
+                for j in range(k):
                     ghat[j] *= S[j]
-                slide = T((gmean[i, m] - root * _sum(ghat[start:stop])) / k) if centred else T(0)
-                bend = T((2 * gvar[i, m] / root - root * _dot(ghat[start:stop], hat[start:stop])) / k)
-                for j in range(start, stop):
+                slide = T((gmean[i, m] - root * _sum(ghat)) / k) if centred else T(0)
+                bend = T((2 * gvar[i, m] / root - root * _dot(ghat, hat)) / k)
+                for j in range(k):
                     D[j] = r * ghat[j] + (bend * hat[j] + slide)
             if own:
                 for j in range(c):
