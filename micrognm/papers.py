@@ -25,8 +25,8 @@ class Paper:
 
     @property
     def status(self) -> str:
-        """ "done" where the model is here, else "planned"."""
-        return "done" if self.model else "planned"
+        """ "done" where model and training script are here, "begun" where the model alone is, else "planned"."""
+        return "done" if self.example else "begun" if self.model else "planned"
 
 
 PAPERS = (
@@ -40,12 +40,29 @@ PAPERS = (
         example="examples/autoregressive/made.py",
         result="MNIST, dynamic binarisation: 91.84 nats",
     ),
-    Paper("autoregressive", "PixelRNN", "Pixel Recurrent Neural Networks", 2016, "1601.06759"),
     Paper(
-        "autoregressive", "Gated PixelCNN", "Conditional Image Generation with PixelCNN Decoders", 2016, "1606.05328"
+        "autoregressive",
+        "PixelRNN",
+        "Pixel Recurrent Neural Networks",
+        2016,
+        "1601.06759",
+        model="micrognm/models/autoregressive/pixel_rnn.py",
     ),
     Paper(
-        "autoregressive", "PixelSNAIL", "PixelSNAIL: An Improved Autoregressive Generative Model", 2017, "1712.09763"
+        "autoregressive",
+        "Gated PixelCNN",
+        "Conditional Image Generation with PixelCNN Decoders",
+        2016,
+        "1606.05328",
+        model="micrognm/models/autoregressive/gated_pixelcnn.py",
+    ),
+    Paper(
+        "autoregressive",
+        "PixelSNAIL",
+        "PixelSNAIL: An Improved Autoregressive Generative Model",
+        2017,
+        "1712.09763",
+        model="micrognm/models/autoregressive/pixelsnail.py",
     ),
     Paper("flow", "Real NVP", "Density estimation using Real NVP", 2016, "1605.08803"),
     Paper("flow", "Glow", "Glow: Generative Flow with Invertible 1x1 Convolutions", 2018, "1807.03039"),

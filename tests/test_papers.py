@@ -37,15 +37,18 @@ def test_the_files_of_done_papers_are_the_files_in_the_tree(field):
     folder = ROOT / {"model": "micrognm/models", "example": "examples"}[field]
     named = {getattr(paper, field): paper for paper in PAPERS if getattr(paper, field)}
     found = {path.relative_to(ROOT).as_posix() for path in folder.glob("*/*.py") if not path.name.startswith("_")}
-    assert set(named) == found
+    # Two files more: what the autoregressive models share, and the other model of PixelRNN's paper.
+    more = {f"micrognm/models/autoregressive/{name}.py" for name in ("raster", "pixelcnn") if field == "model"}
+    assert set(named) | more == found
     for path, paper in named.items():
         assert Path(path).parent.name == paper.chapter
 
 
 def test_a_planned_paper_claims_nothing():
-    assert {paper.status for paper in PAPERS} <= {"done", "planned"}
+    assert {paper.status for paper in PAPERS} <= {"done", "begun", "planned"}
     for paper in PAPERS:
-        assert (paper.status == "done") == (paper.model is not None) == (paper.example is not None)
+        assert (paper.status == "done") == (paper.example is not None)
+        assert (paper.status == "planned") == (paper.model is None)
         assert paper.status == "done" or paper.result is None
 
 
