@@ -27,8 +27,7 @@ KERNELS = ("auto", "reference", "cpu", "gpu")
 _IMPLEMENTATION = {"cpu": "cpu", "cuda": "gpu"}  # which one of a kernel "auto" runs on a device
 
 # Numba's threads (GNU OpenMP) turn in a loop for milliseconds after each kernel, in wait of the next, and take the
-# cores from NumPy's matrix products: a kernel of 33 us and a product of 1.75 ms by turns took 8.0 ms a pair, and 2.3 ms
-# with this. OpenMP reads it when it is loaded.
+# cores from NumPy's matrix products: benchmarks/two_pools.py shows at what cost. OpenMP reads this when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
