@@ -12,18 +12,21 @@ from micrognm.data.binarise import dynamic, threshold
 from micrognm.data.dataset import Dataset, Split
 from micrognm.data.idx import read_idx
 from micrognm.data.image_folder import folder
+from micrognm.data.protocol import Protocol, protocol
 from micrognm.data.sources import digits, mnist
 
 __all__ = [
     "SOURCES",
     "Batches",
     "Dataset",
+    "Protocol",
     "Split",
     "digits",
     "dynamic",
     "folder",
     "load",
     "mnist",
+    "protocol",
     "read_idx",
     "threshold",
 ]

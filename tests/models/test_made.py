@@ -246,7 +246,7 @@ def test_errors_say_what_was_expected(rng):
         model.log_prob(Tensor(np.full((2, 3, 3, 1), 16, np.float32)))
     with pytest.raises(IndexError, match="from 0 to 2"):
         MADE((3, 3, 1), (5,), rng, levels=3).log_prob(Tensor(np.full((2, 3, 3, 1), 3)))
-    with pytest.raises(ValueError, match=r"expected known \[3, 3, 1\]"):
+    with pytest.raises(ValueError, match=r"expected known that broadcasts to \[3, 3, 1\]"):
         model.complete(Tensor(np.zeros((2, 3, 3, 1), np.float32)), np.ones((2, 3, 3, 1), bool), rng)
     x = concat(BINARY, BINARY, axis=0)
     with pytest.raises(TypeError, match="mixed dtypes"):

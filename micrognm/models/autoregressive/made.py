@@ -144,19 +144,20 @@ class MADE(Module):
         return self._draw(rng.integers(self.S, size=n), rng)[0]
 
     def complete(self, x: Tensor, known: Any, rng: Generator, candidates: int = 256) -> Tensor:
-        """Images x [N, *shape] with the pixels that are not known (booleans [*shape]) drawn anew, given those that are.
+        """Images x [N, *shape] with the pixels that are not known drawn anew, given those that are.
 
         Likelihood weighting: each candidate keeps the known pixels and draws the others in the order of its masks,
         which misses what the later known ones say of the earlier others. So candidates are weighed by the probability
         of their known pixels, and one is drawn by that weight. It follows p(unknown | known) in the limit of many
-        candidates, and with one where the known pixels come first in the order.
+        candidates, and with one where the known pixels come first in the order. known: booleans [*shape], or such as
+        broadcast to it.
         """
-        if tuple(known.shape) != self.shape or candidates < 1:
+        if np.broadcast_shapes(known.shape, self.shape) != self.shape or candidates < 1:
             raise ValueError(
-                f"MADE.complete: expected known {list(self.shape)} and candidates >= 1, "
+                f"MADE.complete: expected known that broadcasts to {list(self.shape)} and candidates >= 1, "
                 f"got {list(known.shape)} and {candidates}"
             )
-        N = len(x)
+        N, known = len(x), np.broadcast_to(known, self.shape)
         drawn, weight = self._draw(
             rng.integers(self.S, size=N * candidates), rng, x[np.arange(N).repeat(candidates)], known
         )
