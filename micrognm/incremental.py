@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from micrognm import backend
 from micrognm.engine import Tensor, no_grad, tensor
 from micrognm.taps import Taps
 
@@ -40,7 +41,11 @@ place = _Place()
 
 @contextmanager
 def incremental(size: tuple[int, int]) -> Iterator[Callable[..., Any]]:
-    """Inside, `with at(y):` is row y, and `with at(y, x):` a pixel, of images of `size`. Nothing is recorded."""
+    """Inside, `with at(y):` is row y, and `with at(y, x):` a pixel, of images of `size`. Nothing is recorded.
+
+    Matrix products run in one thread: those of a pixel are small, and threads that wait for each other are slower.
+    """
+    from threadpoolctl import threadpool_limits
 
     @contextmanager
     def at(y: int, x: int | None = None) -> Iterator[None]:
@@ -54,7 +59,7 @@ def incremental(size: tuple[int, int]) -> Iterator[Callable[..., Any]]:
         raise RuntimeError("incremental: already inside another one")
     place.kept, place.size = {}, size
     try:
-        with no_grad():
+        with no_grad(), threadpool_limits(1, "blas"):
             yield at
     finally:
         place.kept = None
@@ -84,9 +89,8 @@ def once(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
 def conv(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, taps: Taps) -> Tensor:
     """The convolution at the place: x is the whole image, or its part there."""
     T, C, wide = weight.shape
-    flat = once(layer, "weight", lambda: weight.reshape(shape=(T * C, wide)))
     rows = x.data.reshape(-1, C) if taps.offsets == ((0, 0),) else _read(layer, x.data, taps)
-    out = rows @ flat.data
+    out = rows @ weight.data.reshape(T * C, wide)
     if bias is not None:
         out += bias.data
     return tensor(out.reshape(x.shape[0], 1, place.right - place.left, wide))
@@ -97,19 +101,32 @@ def _read(layer: Any, x: Any, taps: Taps) -> Any:
     kept, (H, W), y, left, right = place.kept, place.size, place.y, place.left, place.right
     assert kept is not None
     N, C = x.shape[0], x.shape[-1]
-    if id(layer) not in kept:
-        low = [min(0, *axis) for axis in zip(*taps.offsets, strict=True)]
-        high = [max(0, *axis) for axis in zip(*taps.offsets, strict=True)]
-        wide = W - low[1] + high[1]
-        steps = np.array([(dy - low[0]) * wide + dx - low[1] for dy, dx in taps.offsets])
-        kept[id(layer)] = np.zeros_like(x, shape=(N, H - low[0] + high[0], wide, C)), steps, -low[0], -low[1]
-    copy, steps, top, side = kept[id(layer)]
-    if x.shape[1:3] == (H, W) != (1, right - left):
-        copy[:, top : top + H, side : side + W] = x
-    else:
-        copy[:, top + y, side + left : side + right] = x[:, 0]
-    at = (y * copy.shape[2] + np.arange(left, right))[:, None] + steps
-    return copy.reshape(N, -1, C)[:, at].reshape(N * (right - left), len(steps) * C)
+    if x.shape[1:3] != (H, W) or (H, W) == (1, right - left):  # a part: its row and those above it are kept, by turns
+        if id(layer) not in kept:
+            if taps.offsets[-1] > (0, W if right - left == W else 0):
+                raise ValueError(f"incremental: these taps read what comes after the pixel:\n{taps.draw()}")
+            kept[id(layer)] = np.zeros_like(x, shape=(N, 1 - taps.offsets[0][0], W, C))
+        row, x = x[:, 0], kept[id(layer)]
+        x[:, y % x.shape[1], left:right] = row
+    index, outside = _index(kept, taps, x.shape[1])
+    found = x.reshape(N, -1, C).take(index, axis=1)
+    if len(outside):
+        found[:, outside] = 0
+    return found.reshape(N * (right - left), -1)
+
+
+def _index(kept: dict[Any, Any], taps: Taps, height: int) -> tuple[Any, Any]:
+    """Where the taps read at the place in images of this height, taken by turns: pixels, and which lie outside."""
+    (H, W), y, left, right = place.size, place.y, place.left, place.right
+    key = taps.offsets, height, y, left, right
+    if key not in kept:
+        offsets = np.array(taps.offsets)
+        rows = np.tile(y + offsets[:, 0], right - left)
+        columns = (np.arange(left, right)[:, None] + offsets[:, 1]).reshape(-1)
+        outside = (rows < 0) | (rows >= H) | (columns < 0) | (columns >= W)
+        index = rows % height * W + columns.clip(0, W - 1)
+        kept[key] = backend.asarray(index), backend.asarray(np.flatnonzero(outside))
+    return kept[key]
 
 
 def column(row: Tensor) -> Tensor:

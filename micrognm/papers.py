@@ -11,7 +11,7 @@ CHAPTERS = ("autoregressive", "flow", "latent", "implicit", "selfsupervised", "s
 class Paper:
     """One paper. `year` and `arxiv` are of its first version on arXiv; None: it is not there, or the year is unknown.
 
-    `model` and `example` are paths from the root of the repository, `result` the best value measured with that example.
+    `models` and `examples` are paths from the root of the repository; `result` is the best value measured with these.
     """
 
     chapter: str
@@ -19,14 +19,22 @@ class Paper:
     title: str
     year: int | None
     arxiv: str | None
-    model: str | None = None
-    example: str | None = None
+    models: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
     result: str | None = None
 
     @property
     def status(self) -> str:
         """ "done" where model and training script are here, "begun" where the model alone is, else "planned"."""
-        return "done" if self.example else "begun" if self.model else "planned"
+        return "done" if self.examples else "begun" if self.models else "planned"
+
+
+def _models(chapter: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"micrognm/models/{chapter}/{name}.py" for name in names)
+
+
+def _examples(chapter: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"examples/{chapter}/{name}.py" for name in names)
 
 
 PAPERS = (
@@ -36,8 +44,8 @@ PAPERS = (
         "MADE: Masked Autoencoder for Distribution Estimation",
         2015,
         "1502.03509",
-        model="micrognm/models/autoregressive/made.py",
-        example="examples/autoregressive/made.py",
+        models=_models("autoregressive", "made"),
+        examples=_examples("autoregressive", "made"),
         result="MNIST, dynamic binarisation: 91.84 nats",
     ),
     Paper(
@@ -46,7 +54,8 @@ PAPERS = (
         "Pixel Recurrent Neural Networks",
         2016,
         "1601.06759",
-        model="micrognm/models/autoregressive/pixel_rnn.py",
+        models=_models("autoregressive", "pixel_rnn", "pixelcnn", "multi_scale"),
+        examples=_examples("autoregressive", "pixel_rnn", "pixelcnn", "multi_scale"),
     ),
     Paper(
         "autoregressive",
@@ -54,7 +63,8 @@ PAPERS = (
         "Conditional Image Generation with PixelCNN Decoders",
         2016,
         "1606.05328",
-        model="micrognm/models/autoregressive/gated_pixelcnn.py",
+        models=_models("autoregressive", "gated_pixelcnn", "pixelcnn_autoencoder"),
+        examples=_examples("autoregressive", "gated_pixelcnn", "pixelcnn_autoencoder"),
     ),
     Paper(
         "autoregressive",
@@ -62,7 +72,8 @@ PAPERS = (
         "PixelSNAIL: An Improved Autoregressive Generative Model",
         2017,
         "1712.09763",
-        model="micrognm/models/autoregressive/pixelsnail.py",
+        models=_models("autoregressive", "pixelsnail"),
+        examples=_examples("autoregressive", "pixelsnail"),
     ),
     Paper("flow", "Real NVP", "Density estimation using Real NVP", 2016, "1605.08803"),
     Paper("flow", "Glow", "Glow: Generative Flow with Invertible 1x1 Convolutions", 2018, "1807.03039"),
@@ -175,7 +186,7 @@ HEADER = ("chapter", "paper", "year", "arXiv", "model", "status", "best result")
 
 def table() -> str:
     """The papers as aligned columns for a terminal."""
-    rows = [HEADER, *(_cells(paper, paper.name, paper.arxiv, paper.model) for paper in PAPERS)]
+    rows = [HEADER, *(_cells(paper, paper.name, paper.arxiv, " ".join(map(_file, paper.models))) for paper in PAPERS)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -187,14 +198,22 @@ def markdown() -> str:
     for paper in PAPERS:
         title = paper.title if paper.title.startswith(paper.name) else f"{paper.name}: {paper.title}"
         arxiv = paper.arxiv and f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
-        model = paper.model and f"[{paper.model.rpartition('/')[2]}]({paper.model})"
-        if paper.example:
-            model = f"{model}, [example]({paper.example})"
+        model = _links(paper.models)
+        if paper.examples:
+            model += f"; scripts: {_links(paper.examples)}"
         rows.append(_cells(paper, title, arxiv, model))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cells(paper: Paper, name: str, arxiv: str | None, model: str | None) -> tuple[str, ...]:
+def _links(paths: tuple[str, ...]) -> str:
+    return ", ".join(f"[{_file(path)}]({path})" for path in paths)
+
+
+def _file(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _cells(paper: Paper, name: str, arxiv: str | None, model: str) -> tuple[str, ...]:
     """One row of a table under HEADER."""
     year = paper.year and str(paper.year)
     return tuple(cell or "—" for cell in (paper.chapter, name, year, arxiv, model, paper.status, paper.result))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,20 +31,21 @@ def drawn(model: Raster, rng: np.random.Generator) -> Raster:
     return model
 
 
-def make(name: str, shape: tuple, levels: int, rng: np.random.Generator, mixtures: int = 0) -> Raster:
+def make(name: str, shape: tuple, levels: int, rng: np.random.Generator, mixtures: int = 0, depth: int = 2) -> Raster:
     size = {"levels": levels, "mixtures": mixtures}
     if name == "PixelCNN":
-        return drawn(PixelCNN(shape, rng, blocks=2, h=6, head=6, **size), rng)
+        return drawn(PixelCNN(shape, rng, blocks=depth, h=6, head=6, **size), rng)
     if name == "Gated PixelCNN":
-        return drawn(GatedPixelCNN(shape, rng, layers=3, p=6, head=6, **size), rng)
+        return drawn(GatedPixelCNN(shape, rng, layers=depth, p=6, head=6, **size), rng)
     if name == "PixelSNAIL":
-        return drawn(PixelSNAIL(shape, rng, F=8, keys=4, **size), rng)
+        return drawn(PixelSNAIL(shape, rng, blocks=depth, F=8, keys=4, **size), rng)
     kind = {"Row LSTM": "row", "Diagonal BiLSTM": "diagonal"}[name]
-    return drawn(PixelRNN(shape, rng, kind=kind, layers=2, h=6, head=6, **size), rng)
+    return drawn(PixelRNN(shape, rng, kind=kind, layers=depth, h=6, head=6, **size), rng)
 
 
 NAMES = ["PixelCNN", "Gated PixelCNN", "Row LSTM", "Diagonal BiLSTM", "PixelSNAIL"]
-COLOURED = [(name, (5, 4, 3), 4, 2 if name == "PixelSNAIL" else 0) for name in NAMES]
+SLOW = ["Diagonal BiLSTM", "PixelSNAIL"]  # on half a million images
+COLOURED = [(name, (5, 4, 3), 4, mixtures) for name in NAMES for mixtures in ((2,) if name == "PixelSNAIL" else (0, 2))]
 GREY = [(name, (4, 5, 1), 3, mixtures) for name in NAMES for mixtures in (0, 2)]
 cases = pytest.mark.parametrize(("name", "shape", "levels", "mixtures"), [*COLOURED, *GREY])
 
@@ -55,28 +58,48 @@ def test_probabilities_sum_to_one(name, rng):
             1, abs=1e-6
         )
         images = np.array(list(itertools.product(range(3), repeat=6))).reshape(-1, 2, 1, 3)
-        model = make(name, (2, 1, 3), 3, rng, 2 if name == "PixelSNAIL" else 0)
-        assert np.exp(model.log_prob(Tensor(images)).numpy()).sum() == pytest.approx(1, abs=1e-6)
+        for mixtures in (2,) if name == "PixelSNAIL" else (0, 2):
+            model = make(name, (2, 1, 3), 3, rng, mixtures)
+            assert np.exp(model.log_prob(Tensor(images)).numpy()).sum() == pytest.approx(1, abs=1e-6)
 
 
-@cases
-def test_nothing_sees_what_comes_after_it(name, shape, levels, mixtures, rng):
-    """All that predicts the pixels up to one stays as it is when that one and all after it change."""
-    model = make(name, shape, levels, rng, mixtures)
-    x = rng.integers(levels, size=(1, *shape))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
+)
+def test_probabilities_of_colours_sum_to_one(name, rng):
+    """All 531,441 images of 2 x 2 pixels, three colours and three levels."""
+    model = make(name, (2, 2, 3), 3, rng, 2 if name == "PixelSNAIL" else 0, depth=1)
+    rest = np.array(list(itertools.product(range(3), repeat=9)))
+    total = 0.0
     with no_grad():
-        before = model(Tensor(x)).numpy().reshape(-1, model.outputs)
-        for i, c in itertools.product(range(shape[0] * shape[1]), range(shape[2])):
-            changed = x.reshape(-1).copy()
-            first = i * shape[2] + c
-            changed[first:] = (changed[first:] + rng.integers(1, levels, changed[first:].shape)) % levels
-            after = model(Tensor(changed.reshape(x.shape))).numpy().reshape(-1, model.outputs)
-            np.testing.assert_allclose(after[:i], before[:i], rtol=0, atol=1e-12)
-            known = model.outputs if mixtures else (c + 1) * model.outputs // shape[2]
-            if c == 0 or not mixtures:
-                np.testing.assert_allclose(after[i, :known], before[i, :known], rtol=0, atol=1e-12)
-            if i + 1 < len(before):
-                assert np.abs(after[i + 1 :] - before[i + 1 :]).max() > 1e-9
+        for first in itertools.product(range(3), repeat=3):  # colours of the first pixel: a part of the images each
+            images = np.concatenate([np.broadcast_to(first, (len(rest), 3)), rest], axis=1).reshape(-1, 2, 2, 3)
+            total += np.exp(model.log_prob(Tensor(images)).numpy()).sum()
+    assert total == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@cases
+def test_nothing_sees_what_comes_after_it(name, shape, levels, mixtures, depth, rng):
+    """What predicts a value stays as it is when that one changes, or any later one, or all of them at once."""
+    model = make(name, shape, levels, rng, mixtures, depth)
+    values, colours = math.prod(shape), shape[2]
+    x = rng.integers(levels, size=values)
+    other = (x + rng.integers(1, levels, size=(values, values))) % levels
+    with no_grad():
+        before = model(Tensor(x.reshape(1, *shape))).numpy().reshape(-1, model.outputs)
+        for later in (np.eye(values), np.tri(values).T):  # values that change: one of them, or it and all after it
+            changed = np.where(later > 0, other, x).reshape(values, *shape)
+            after = model(Tensor(changed)).numpy().reshape(values, -1, model.outputs)
+            own, rest = [], []
+            for out, (i, c) in zip(after, np.ndindex(values // colours, colours), strict=True):
+                known = model.outputs if mixtures else (c + 1) * model.outputs // colours
+                np.testing.assert_allclose(out[:i], before[:i], rtol=0, atol=1e-12)
+                np.testing.assert_allclose(out[i, :known], before[i, :known], rtol=0, atol=1e-12)
+                own.append(np.abs(out[i] - before[i]).max())
+                rest.append(np.abs(out[i + 1 :] - before[i + 1 :]).max(initial=0))
+            assert max(rest) > 1e-9
+            assert (max(own) > 1e-9) == (colours > 1 and not mixtures)
 
 
 @cases
@@ -93,10 +116,32 @@ def test_the_sampler_draws_what_whole_passes_draw(name, shape, levels, mixtures,
     assert len(np.unique(slow)) > 1
 
 
+@cases
+def test_what_the_sampler_drew_from_is_what_log_prob_sees(name, shape, levels, mixtures, rng, monkeypatch):
+    """log_prob of a sample, from the numbers that the sampler computed pixel by pixel and from a whole pass."""
+    model = make(name, shape, levels, rng, mixtures)
+    found, distribution = [], model.distribution
+
+    def keep(out: Tensor, *rest: float) -> Any:
+        found.append(distribution(out, *rest))
+        return found[-1]
+
+    monkeypatch.setattr(model, "distribution", keep)
+    x = model.sample(3, rng)
+    monkeypatch.undo()
+    total = np.zeros(3)
+    for i, p in enumerate(found):
+        y, column, look = np.unravel_index(i, (*shape[:2], model.looks))
+        each = p.log_prob(x[:, y, column]).numpy()
+        total += each if mixtures else each[:, look]
+    np.testing.assert_allclose(total, model.log_prob(x).numpy(), rtol=1e-10)
+    assert np.ptp(total) > 0.1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_completions_keep_what_is_known(name, rng):
     model = make(name, (4, 4, 1), 3, rng)
-    known = np.zeros((4, 4), bool)
+    known = np.zeros((4, 4, 1), bool)
     known[:2] = True
     x = rng.integers(3, size=(2, 4, 4, 1))
     u = rng.random((2, 4, 4, 1))

@@ -34,32 +34,36 @@ def gate(a, b):  # type: ignore[no-untyped-def]
 class Layer(Module):
     """One layer of both stacks, of maps v and h [N, H, W, p] (figure 2).
 
-    first: it reads the image itself, of n_in channels, and not its own pixel. told: channels of the condition, or 0.
+    first: it reads the image itself, of n_in channels, and not its own pixel. last: nobody reads its v, so it makes
+    none. told: channels of the condition, or 0.
     """
 
-    def __init__(self, n_in: int, p: int, k: int, rng: Generator, *, colours: int, first: bool, told: int) -> None:
-        self.colours, self.first = colours, first
+    def __init__(
+        self, n_in: int, p: int, k: int, rng: Generator, *, groups: int, first: bool, last: bool, told: int
+    ) -> None:
+        self.groups, self.first, self.last = groups, first, last
         mask = "A" if first else "B"
         self.v = Conv(n_in, 2 * p, vertical(k, mask), rng)
         self.link = Conv(2 * p, 2 * p, square(1), rng)
-        self.h = masked(n_in, 2 * p, k, mask, rng, colours, horizontal)
-        self.out = masked(p, p, 1, "B", rng, colours)
-        self.V = [Linear(told, 2 * p, rng, bias=False) for _ in range(2)] if told else []
+        self.h = masked(n_in, 2 * p, k, mask, rng, groups, horizontal)
+        self.out = masked(p, p, 1, "B", rng, groups)
+        self.V_h = Linear(told, 2 * p, rng, bias=False) if told else None
+        self.V_v = Linear(told, 2 * p, rng, bias=False) if told and not last else None
 
     def vertical(self, v: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor]:
         """The next v, and what the horizontal stack is added before its gate: the link and its condition."""
         z = self.v(v)
-        link = self.link(z)
-        if s is not None:
-            z, link = z + self.V[0](s), link + self.V[1](s)
-        return self._gate(z, 1), link
+        link = self.link(z) if self.V_h is None else self.link(z) + self.V_h(s)
+        if self.last:
+            return v, link
+        return self._gate(z if self.V_v is None else z + self.V_v(s), 1), link
 
     def horizontal(self, h: Tensor, link: Tensor) -> Tensor:
-        y = self.out(self._gate(self.h(h) + link, self.colours))
+        y = self.out(self._gate(self.h(h) + link, self.groups))
         return y if self.first else h + y
 
     def _gate(self, z: Tensor, groups: int) -> Tensor:
-        """The gate of the two halves of each colour's channels."""
+        """The gate of the two halves of each group's channels."""
         parts = z.reshape(shape=(*z.shape[:-1], groups, 2, z.shape[-1] // (2 * groups)))
         y = gate(parts[..., 0, :], parts[..., 1, :])
         return y.reshape(shape=(*z.shape[:-1], z.shape[-1] // 2))
@@ -93,13 +97,21 @@ class GatedPixelCNN(Raster):
                 "GatedPixelCNN: expected 1 or more layers, and classes or told but not both, "
                 f"got layers={layers}, classes={classes}, told={told}"
             )
-        colours = shape[2]
         self.classes, self.told = classes, classes or told
         self.layers = [
-            Layer(p if i else colours, p, k if i else 7, rng, colours=colours, first=i == 0, told=self.told)
+            Layer(
+                p if i else shape[2],
+                p,
+                k if i else 7,
+                rng,
+                groups=self.groups,
+                first=i == 0,
+                last=i == layers - 1,
+                told=self.told,
+            )
             for i in range(layers)
         ]
-        self.head = [masked(a, b, 1, "B", rng, colours) for a, b in ((p, head), (head, self.outputs))]
+        self.head = [masked(a, b, 1, "B", rng, self.groups) for a, b in ((p, head), (head, self.outputs))]
 
     def condition(self, given: Any, n: int) -> Tensor | None:
         """What the layers are told: [n, 1, 1, told], or [n, H, W, told]. ValueError for what does not fit."""

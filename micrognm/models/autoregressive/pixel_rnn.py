@@ -2,7 +2,8 @@
 
 Two-dimensional LSTMs read the pixels above and to the left. Their input-to-state part is a masked convolution of the
 whole map at once, the state-to-state part a scan (equation 3). Row LSTM (section 3.1) goes down the rows and sees a
-triangle above the pixel; Diagonal BiLSTM (3.2) goes along diagonals, in both directions, and sees all earlier pixels.
+triangle above the pixel; Diagonal BiLSTM (3.2) goes along diagonals, in both directions, and sees all earlier pixels
+but the last of the row above: no feature of that row knows it, so it is seen by 7 x 7 taps alone, from nearby.
 
 Where what is: residual connections (3.3), masks (3.4), the map that a conditional model is given (3.6). The first layer
 is a 7 x 7 convolution with mask A; initial states are learned. Of three colours, features are in three groups; the
@@ -28,15 +29,15 @@ from micrognm.taps import horizontal, square
 class RowLSTM(Module):
     """x [N, H, W, 2h] -> hidden states [N, H, W, h]: equation 3 with K_is of 1 x k, mask B, and K_ss of k."""
 
-    def __init__(self, h: int, rng: Generator, colours: int, told: int, k: int = 3) -> None:
-        self.h, self.colours, self.k = h, colours, k
-        self.K_is = masked(2 * h, 4 * h, k, "B", rng, colours, horizontal)
+    def __init__(self, h: int, rng: Generator, groups: int, told: int, k: int = 3) -> None:
+        self.h, self.groups, self.k = h, groups, k
+        self.K_is = masked(2 * h, 4 * h, k, "B", rng, groups, horizontal)
         self.K_ss = Parameter(init.fan_in_uniform()(rng, (k, h, 4 * h)))
         self.h0, self.c0 = (Parameter(np.zeros(h, np.float32)) for _ in range(2))
         self.told = Conv(told, 4 * h, square(1), rng, bias=False) if told else None
 
     def forward(self, x: Tensor, s: Tensor | None) -> Tensor:
-        gates = _by_gate(self.K_is(x), self.colours, 1)
+        gates = _by_gate(self.K_is(x), self.groups, 1)
         if self.told is not None:
             gates = gates + self.told(s)
         if not incremental.active():
@@ -47,15 +48,15 @@ class RowLSTM(Module):
 class DiagonalBiLSTM(Module):
     """x [N, H, W, 2h] -> hidden states [N, H, W, h]: K_is of 1 x 1, mask B, K_ss reads above and behind, both ways."""
 
-    def __init__(self, h: int, rng: Generator, colours: int, told: int) -> None:
-        self.h, self.colours = h, colours
-        self.K_is = masked(2 * h, 8 * h, 1, "B", rng, colours)
+    def __init__(self, h: int, rng: Generator, groups: int, told: int) -> None:
+        self.h, self.groups = h, groups
+        self.K_is = masked(2 * h, 8 * h, 1, "B", rng, groups)
         self.K_ss = Parameter(np.stack([init.fan_in_uniform()(rng, (2, h, 4 * h)) for _ in range(2)]))
         self.h0, self.c0 = (Parameter(np.zeros((2, h), np.float32)) for _ in range(2))
         self.told = Conv(told, 8 * h, square(1), rng, bias=False) if told else None
 
     def forward(self, x: Tensor, s: Tensor | None) -> Tensor:
-        gates = _by_gate(self.K_is(x), self.colours, 2)
+        gates = _by_gate(self.K_is(x), self.groups, 2)
         if self.told is not None:
             gates = gates + self.told(s)
         if not incremental.active():
@@ -63,11 +64,11 @@ class DiagonalBiLSTM(Module):
         return incremental.once(self, "states", lambda: _DiagonalStates(self, gates)).step(gates)
 
 
-def _by_gate(z: Tensor, colours: int, directions: int) -> Tensor:
+def _by_gate(z: Tensor, groups: int, directions: int) -> Tensor:
     """Channels in the order direction, gate, colour, from colour, direction, gate."""
-    if colours == 1:
+    if groups == 1:
         return z
-    parts = reshape(z, shape=(*z.shape[:-1], colours, directions, 4, z.shape[-1] // (4 * directions * colours)))
+    parts = reshape(z, shape=(*z.shape[:-1], groups, directions, 4, z.shape[-1] // (4 * directions * groups)))
     return reshape(transpose(parts, axes=(0, 1, 2, 4, 5, 3, 6)), shape=z.shape)
 
 
@@ -154,12 +155,12 @@ class PixelRNN(Raster):
         super().__init__(shape, levels, mixtures)
         if kind not in ("row", "diagonal"):
             raise ValueError(f'PixelRNN: kind must be "row" or "diagonal", got {kind!r}')
-        colours, self.told, self.skip = shape[2], told, skip
+        groups, self.told, self.skip = self.groups, told, skip
         scan = RowLSTM if kind == "row" else DiagonalBiLSTM
-        self.first = masked(colours, 2 * h, 7, "A", rng, colours)
-        self.scans = [scan(h, rng, colours, told) for _ in range(layers)]
-        self.up = [masked(h, 2 * h, 1, "B", rng, colours) for _ in range(layers)]
-        self.head = [masked(a, b, 1, "B", rng, colours) for a, b in ((2 * h, head), (head, self.outputs))]
+        self.first = masked(shape[2], 2 * h, 7, "A", rng, groups)
+        self.scans = [scan(h, rng, groups, told) for _ in range(layers)]
+        self.up = [masked(h, 2 * h, 1, "B", rng, groups) for _ in range(layers)]
+        self.head = [masked(a, b, 1, "B", rng, groups) for a, b in ((2 * h, head), (head, self.outputs))]
 
     def condition(self, given: Any, n: int) -> Tensor | None:
         """The map that the layers are given. ValueError where it does not fit."""

@@ -22,11 +22,11 @@ from micrognm.ops import relu
 class Block(Module):
     """x + (relu, 1x1 to h, relu, k x k of h, relu, 1x1 to 2h)."""
 
-    def __init__(self, h: int, k: int, rng: Generator, colours: int) -> None:
+    def __init__(self, h: int, k: int, rng: Generator, groups: int) -> None:
         self.steps = [
-            masked(2 * h, h, 1, "B", rng, colours),
-            masked(h, h, k, "B", rng, colours),
-            masked(h, 2 * h, 1, "B", rng, colours),
+            masked(2 * h, h, 1, "B", rng, groups),
+            masked(h, h, k, "B", rng, groups),
+            masked(h, 2 * h, 1, "B", rng, groups),
         ]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ class PixelCNN(Raster):
         mixtures: int = 0,
     ) -> None:
         super().__init__(shape, levels, mixtures)
-        colours = shape[2]
-        self.first = masked(colours, 2 * h, 7, "A", rng, colours)
-        self.blocks = [Block(h, k, rng, colours) for _ in range(blocks)]
-        self.head = [masked(a, b, 1, "B", rng, colours) for a, b in ((2 * h, head), (head, self.outputs))]
+        groups = self.groups
+        self.first = masked(shape[2], 2 * h, 7, "A", rng, groups)
+        self.blocks = [Block(h, k, rng, groups) for _ in range(blocks)]
+        self.head = [masked(a, b, 1, "B", rng, groups) for a, b in ((2 * h, head), (head, self.outputs))]
 
     def pixels(self, x: Tensor, rows: None, condition: Any) -> Tensor:
         h = self.first(x)

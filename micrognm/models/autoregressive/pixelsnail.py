@@ -13,6 +13,7 @@ A class is told to each residual block, which the authors' code left open.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from numpy.random import Generator
 
 from micrognm import incremental
 from micrognm.engine import Tensor
+from micrognm.formula import formula, sigmoid
 from micrognm.models.autoregressive.raster import Raster
 from micrognm.nn import Conv, Dropout, Linear, Module, WeightNorm
-from micrognm.ops import broadcast_to, concat, elu, sigmoid, split
+from micrognm.ops import broadcast_to, concat, elu, softmax, split
 from micrognm.ops.attention import attention
 from micrognm.taps import Taps, down_right_shifted, down_shifted, square
 
@@ -30,6 +32,12 @@ from micrognm.taps import Taps, down_right_shifted, down_shifted, square
 def _nin(n_in: int, n_out: int, rng: Generator, scale: float = 1.0) -> WeightNorm:
     """A 1 x 1 convolution: network in network."""
     return WeightNorm(Conv(n_in, n_out, square(1), rng), scale)
+
+
+@formula
+def gated(x, a, b):  # type: ignore[no-untyped-def]
+    """x + a sigmoid(b)"""
+    return x + a * sigmoid(b)
 
 
 class GatedResnet(Module):
@@ -51,8 +59,7 @@ class GatedResnet(Module):
         h = self.second(self.dropout(elu(h)))
         if self.told is not None:
             h = h + self.told(s)
-        a, b = split(h, [x.shape[-1]] * 2)
-        return x + a * sigmoid(b)
+        return gated(x, *split(h, [x.shape[-1]] * 2))
 
 
 class Attention(Module):
@@ -92,21 +99,24 @@ class _Kept:
         H, W = incremental.place.size
         self.layer, self.b, self.done = layer, b.reshape(shape=(len(b), 1, H * W, 2)), 0
         self.k, self.v = (
-            Tensor(np.zeros_like(u.data, shape=(len(x), H * W, 1, width))) for width in (layer.keys, layer.values)
+            Tensor(np.zeros_like(u.data, shape=(len(x), H * W, width))) for width in (layer.keys, layer.values)
         )
         self.u: Tensor | None = None
 
     def read(self, q: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        """Attention of the one query. The kernel, which takes queries by tiles, would spend a tile on it."""
         t = incremental.place.y * incremental.place.size[1] + incremental.place.left
         if self.u is not None and self.done < t:
             i = t - 1
             before = x.reshape(shape=(len(x), 1, self.k.shape[1], x.shape[-1]))[:, :, i : i + 1]
             kv = _through(self.layer.to_kv, concat(before, self.u, self.b[:, :, i : i + 1], axis=-1))
-            self.k[:, i], self.v[:, i] = split(kv[:, 0], [self.layer.keys, self.layer.values])
+            self.k[:, i], self.v[:, i] = split(kv[:, 0, 0], [self.layer.keys, self.layer.values])
             self.done = t
         self.u = u
-        found = attention(q, self.k[:, :t], self.v[:, :t])
-        return found
+        if t == 0:
+            return self.v[:, None, :1]  # zeros
+        scores = q[:, 0] @ self.k[:, :t].transpose(axes=(0, 2, 1)) / math.sqrt(self.layer.keys)
+        return (softmax(scores) @ self.v[:, :t])[:, None]
 
 
 class PixelSNAIL(Raster):

@@ -20,9 +20,12 @@ from micrognm.ops import one_hot, where
 from micrognm.taps import causal
 
 
-def masked(n_in: int, n_out: int, k: int, mask: str, rng: Generator, colours: int, taps: Any = causal) -> Conv:
-    """A convolution by taps(k, mask) that sees earlier pixels, and with mask "B" its own; of it, earlier colours."""
-    if colours == 1:
+def masked(n_in: int, n_out: int, k: int, mask: str, rng: Generator, groups: int, taps: Any = causal) -> Conv:
+    """A convolution by taps(k, mask), whose features are in 1 group or, for colours one after the other, in 3.
+
+    It sees earlier pixels, and with mask "B" its own features; of 3 groups, those of the earlier colours.
+    """
+    if groups == 1:
         return Conv(n_in, n_out, taps(k, mask), rng)
     return MaskedConv(n_in, n_out, taps(k, "B"), rng, mask=mask)
 
@@ -41,6 +44,9 @@ class Raster(Module):
             )
         self.shape, self.levels, self.mixtures = tuple(shape), levels, mixtures
         colours = shape[2]
+        # Groups of features, one for each colour that is predicted given the earlier ones. A mixture is of all colours
+        # together: there no feature may know a colour of its own pixel.
+        self.groups = 1 if mixtures else colours
         # Numbers that predict a pixel; how often it is looked at, once for each colour unless all are drawn together;
         # and uniform numbers that a draw takes.
         if mixtures:
@@ -122,7 +128,7 @@ class Raster(Module):
         return self.sample_from(Tensor(u), given, temperature=temperature)
 
     def complete(self, x: Tensor, known: Any, rng: Generator, given: Any = None, *, temperature: float = 1.0) -> Tensor:
-        """Images with the pixels that are not known (booleans [H, W]) drawn anew, each given all that comes before it.
+        """Images with the pixels not known (booleans [H, W, 1]) drawn anew, each given all that comes before it.
 
         That follows p(unknown | known) where the known pixels come first, as an upper half does.
         """
@@ -133,7 +139,7 @@ class Raster(Module):
     def sample_from(
         self, u: Tensor, given: Any = None, *, x: Tensor | None = None, known: Any = None, temperature: float = 1.0
     ) -> Tensor:
-        """Images from uniform numbers u [n, H, W, draws]; known pixels (booleans [H, W]) are those of x.
+        """Images from uniform numbers u [n, H, W, draws]; known pixels (booleans [H, W, 1]) are those of x.
 
         Each layer is computed once at each pixel (`incremental`), so an image costs about one forward pass.
         """
@@ -143,7 +149,9 @@ class Raster(Module):
                 f"{type(self).__name__}: expected u [n, {H}, {W}, {self.draws}] and temperature > 0, "
                 f"got {list(u.shape)} and {temperature}"
             )
-        fixed = np.zeros((H, W), bool) if known is None else np.asarray(known).reshape(H, W)
+        if known is not None and known.shape != (H, W, 1):
+            raise ValueError(f"{type(self).__name__}: expected known [{H}, {W}, 1], got {list(known.shape)}")
+        fixed = np.zeros((H, W), bool) if known is None else known[..., 0]
         condition = self.condition(given, len(u))
         shape = (len(u), *self.shape)
         drawn = Tensor(backend.zeros(shape, u.dtype if self.levels == 2 and not self.mixtures else np.int64))
