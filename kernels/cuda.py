@@ -139,6 +139,11 @@ def module(file: str) -> Module:
     return Module(path.read_text(encoding="utf-8"), f"{path.parent.name}/{path.name}")
 
 
+def in_precision(name: str) -> str:
+    """The kernel for the precision in force: `name`, or under backend.use_precision("tf32") `name_tf32`."""
+    return f"{name}_tf32" if backend.precision() == "tf32" else name
+
+
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up: how many blocks of b threads a things need."""
     return -(-a // b)

@@ -25,6 +25,7 @@ DTYPES = ("float32", "float64")  # of parameters and activations; integers and b
 
 KERNELS = ("auto", "reference", "cpu", "gpu")
 _IMPLEMENTATION = {"cpu": "cpu", "cuda": "gpu"}  # which one of a kernel "auto" runs on a device
+PRECISIONS = ("float32", "tf32")
 
 # Numba's threads (GNU OpenMP) turn in a loop for milliseconds after each kernel, in wait of the next, and take the
 # cores from NumPy's matrix products: benchmarks/two_pools.py shows at what cost. OpenMP reads this when it is loaded.
@@ -46,6 +47,7 @@ def _keep_memory() -> None:
 _keep_memory()
 _device = "cpu"
 _kernels = "auto"
+_precision = "float32"
 
 
 def _cupy() -> ModuleType:
@@ -116,6 +118,30 @@ def use_kernels(name: str) -> None:
 
 
 use_kernels(os.environ.get("MICROGNM_KERNELS", "auto"))
+
+
+def precision() -> str:
+    """In what CUDA kernels multiply matrices: "float32" or "tf32"."""
+    return _precision
+
+
+def use_precision(name: str) -> None:
+    """Multiply matrices in this precision from now on; the environment variable MICROGNM_PRECISION sets it at first.
+
+    "float32": all of it, unless asked otherwise. "tf32": the CUDA kernels of convolution and attention round the
+    factors of their products to 10 bits of mantissa (a relative error of 2^-11 each) and multiply on tensor cores; sums
+    and all else stay in float32. No other kernel and no NumPy or CuPy function heeds it: on a CPU it changes nothing,
+    so that one script runs on both (but under use_kernels("gpu"), which imitates tensor cores as well).
+    """
+    global _precision
+    if name not in PRECISIONS:
+        raise ValueError(
+            f"precision {name!r} is unknown; known ones (also for MICROGNM_PRECISION): {', '.join(PRECISIONS)}"
+        )
+    _precision = name
+
+
+use_precision(os.environ.get("MICROGNM_PRECISION", "float32"))
 
 
 def kernel(name: str, x: Array) -> ModuleType:

@@ -69,6 +69,7 @@ def main() -> int:
     _row("Numba", numba_line())
     _row("variables", ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ) or "none set")
     _row("GPU", backend.gpu_status())
+    _row("precision", precision_line())
     for name, line in folder_lines():
         _row(name, line)
 
@@ -182,6 +183,13 @@ def numba_line() -> str:
     if numba is None:
         return "not at hand"
     return f"{numba.config.NUMBA_NUM_THREADS} threads, threading layer {numba.config.THREADING_LAYER}"
+
+
+def precision_line() -> str:
+    """In what CUDA kernels multiply matrices, and what sets it."""
+    named = os.environ.get("MICROGNM_PRECISION")
+    origin = f"MICROGNM_PRECISION={named}" if named else "MICROGNM_PRECISION not set"
+    return f"{backend.precision()} in CUDA kernels of conv and attention ({origin})"
 
 
 def folder_lines() -> list[tuple[str, str]]:

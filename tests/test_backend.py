@@ -26,7 +26,9 @@ from micrognm.kernels import cuda
 from micrognm.kernels.arena import cpu, reference
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+import micrognm as mg
 from micrognm import Tensor, backend, debug, grad, ops, optim
+from micrognm.taps import square
 from tests.ops.cases import CASES, Case
 from tests.strategies import generators
 
@@ -424,6 +426,82 @@ def test_cuda_kernels_run_on_device_arrays(rng):
             RuntimeError, match=r"CUDA kernel gone cannot be built \(MICROGNM_KERNELS=reference runs .*\n.*log"
         ):
             backend.launch_cuda(module.text, "gone", (1, 1, 1), (1, 1, 1), [], 0)
+
+
+# What convolution and attention launch, forward and backward.
+LAUNCHED = {
+    "conv/gpu.cu": ["forward", "input_gradient", "weight_gradient"],
+    "attention/gpu.cu": ["forward", "gradient_q", "gradient_kv"],
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", [None, *backend.PRECISIONS])
+def test_the_precision_picks_the_kernels_that_multiply(monkeypatch, rng, precision):
+    monkeypatch.setattr(backend, "_precision", "float32")  # put back at the end
+    if precision is not None:
+        backend.use_precision(precision)
+    launched: dict[str, list[str]] = {}
+
+    def launch(module: cuda.Module, name: str, *args: Any, **options: Any) -> None:
+        launched.setdefault(module.where, []).append(name)
+        original(module, name, *args, **options)
+
+    original = cuda.Module.launch
+    monkeypatch.setattr(cuda.Module, "launch", launch)
+    x, w, cotangent, q = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((1, 4, 4, 8), (9, 8, 8), (1, 4, 4, 8), (1, 5, 2, 8))
+    )
+
+    def run() -> list[np.ndarray]:
+        image, weight, query = (Tensor(a, requires_grad=True) for a in (x, w, q))
+        y = mg.conv(image, weight, taps=square(3))
+        z = mg.attention(query, query, query, mask="causal")
+        return [t.numpy() for t in (y, *grad(y, [image, weight], Tensor(cotangent)), z, grad(z.sum(), query))]
+
+    suffix = "_tf32" if precision == "tf32" else ""
+    wanted = {where: [f"{name}{suffix}" for name in names] for where, names in LAUNCHED.items()}
+    with kernels("gpu"):
+        here = run()
+    assert launched == wanted
+    with device(), backend.on("cuda"):
+        there = run()
+    assert {where: launched[where] for where in wanted} == {where: 2 * names for where, names in wanted.items()}
+    with kernels("reference"):  # which no precision changes
+        exact = run()
+    for a, b, c in zip(here, there, exact, strict=True):
+        np.testing.assert_array_equal(a, b)
+        off = np.abs(a - c).max() / np.abs(c).max()
+        assert 1e-5 < off < 3e-3 if suffix else off < 2e-6
+
+
+def test_a_precision_changes_nothing_on_a_cpu(monkeypatch, rng):
+    monkeypatch.setattr(backend, "_precision", "float32")
+    q = Tensor(rng.standard_normal((1, 5, 2, 8)).astype(np.float32))
+    before = mg.attention(q, q, q)
+    backend.use_precision("tf32")
+    np.testing.assert_array_equal(mg.attention(q, q, q).numpy(), before.numpy())
+
+
+def test_an_unknown_precision():
+    with pytest.raises(ValueError, match=r"precision 'half' is unknown; known ones .*_PRECISION\): float32, tf32"):
+        backend.use_precision("half")
+
+
+@pytest.mark.parametrize(
+    ("variable", "status", "says"),
+    [
+        ({}, 0, "float32\n"),
+        ({"MICROGNM_PRECISION": "tf32"}, 0, "tf32\n"),
+        ({"MICROGNM_PRECISION": "half"}, 1, "precision 'half' is unknown; known ones (also for MICROGNM_PRECISION): "),
+    ],
+)
+def test_the_environment_sets_the_precision_at_first(variable, status, says):
+    environment = {name: value for name, value in os.environ.items() if name != "MICROGNM_PRECISION"} | variable
+    command = [sys.executable, "-c", "from micrognm import backend; print(backend.precision())"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status and says in done.stdout + done.stderr
 
 
 WITH_CUDA = sorted(path.parent for path in Path(cuda.__file__).parent.glob("*/gpu.py"))

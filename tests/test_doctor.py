@@ -32,7 +32,7 @@ def site(tmp_path):
 
 def run(folder, **environment):
     """`python -m micrognm doctor` from another folder, with what `folder` claims to be installed."""
-    environment = {name: value for name, value in os.environ.items() if name != "MICROGNM_DATA"} | environment
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MICROGNM_")} | environment
     environment["PYTHONPATH"] = os.pathsep.join((str(folder), str(ROOT)))
     command = [sys.executable, "-m", "micrognm", "doctor"]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder.parent)
@@ -57,6 +57,7 @@ def test_where_nothing_is_missing_the_status_is_0(site):
     assert report["numpy"] == np.__version__
     assert report["pytest"] == pytest.__version__
     assert report["GPU"] == backend.gpu_status()
+    assert report["precision"] == "float32 in CUDA kernels of conv and attention (MICROGNM_PRECISION not set)"
     assert "threads" in report["BLAS"] and "threads" in report["Numba"]
     assert "pip install" not in result.stdout.replace(report["GPU"], "")
     assert result.stdout.endswith("Nothing that is required is missing.\n")
@@ -145,6 +146,11 @@ def test_threads_are_those_in_force(site):
     assert report["variables"] == wanted
     if "openblas" in report["BLAS"]:
         assert all(" 1 threads " in line for line in report["BLAS"].splitlines())
+
+
+def test_the_precision_asked_for_is_shown(site):
+    report = rows(run(site("micrognm", "0.1.0"), MICROGNM_PRECISION="tf32"))
+    assert report["precision"] == "tf32 in CUDA kernels of conv and attention (MICROGNM_PRECISION=tf32)"
 
 
 def test_the_doctor_compiles_nothing_and_starts_no_thread_pool(site):

@@ -236,5 +236,5 @@ def _squares(table: Array, like: Array) -> Array:
 
 
 def norm(*gradients: Array) -> float:
-    flat = [np.ascontiguousarray(g) for g in gradients]
+    flat = [np.ascontiguousarray(g, gradients[0].dtype) for g in gradients]  # the table holds addresses alone
     return math.sqrt(math.fsum(_squares(_table(flat), flat[0])))

@@ -81,6 +81,37 @@ def test_the_norm_of_all_gradients_together(module, sizes, seed):
     np.testing.assert_allclose(module.norm(*gradients), want, rtol=1e-12 if module is not gpu else 1e-6)
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_gradients_may_be_strided(module, rng):
+    """As a vector's gradient is that was cut out of a larger array: to make it flat copies nothing."""
+    gradients = rng.standard_normal((2, 50)).astype(np.float32)
+    strided = [np.repeat(g, 3)[::3] for g in gradients]
+    ends = []
+    for parts in (gradients, strided):
+        p, m, v = (np.full(100, value, np.float32) for value in (2.0, 1.0, 1.0))
+        module.adam(p, m, v, None, *COMMON, 0.5, 0.75, 0.1, 1.0, 0.5, *parts)
+        ends.append([p, m, v, module.norm(*parts)])
+    for x, y in zip(*ends, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("module", [reference, cpu])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_gradients_of_another_dtype_are_cast(module, name):
+    moments, numbers, after = BY_HAND[name]
+    changed = arrays(5, 2.0, *moments)
+    getattr(module, name)(*changed, None, *COMMON, *numbers, np.full(5, 3.0))  # float64
+    for x, value in zip(changed, after, strict=True):
+        np.testing.assert_allclose(x, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("module", [reference, cpu])
+def test_the_norm_of_gradients_of_two_dtypes(module):
+    parts = np.full(3, 2, np.float32), np.full(4, 2, np.float64)
+    assert module.norm(*parts) == module.norm(*parts[::-1]) == pytest.approx(28**0.5, rel=1e-12)
+
+
+
 @pytest.mark.parametrize("module", [reference, cpu])
 def test_the_norm_of_what_float32_cannot_square(module):
     np.testing.assert_allclose(module.norm(*arrays(4, 1e30)), 2e30, rtol=1e-6)

@@ -98,6 +98,15 @@ def test_dropout_drops_where_uniform_is_below_the_rate(module, rate, key):
 
 
 @pytest.mark.parametrize("module", MODULES)
+def test_dropout_keeps_an_element_whose_number_is_the_rate(module):
+    """And drops it where the rate is less than one step of the numbers above."""
+    u = reference.uniform(np.zeros(1), 300, KEY)
+    for i in (0, 7, 299):
+        assert module.dropout(np.ones(300, np.float32), float(u[i]), KEY)[i] != 0
+        assert module.dropout(np.ones(300, np.float32), float(u[i]) + 2.0**-25, KEY)[i] == 0
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_what_is_dropped_is_zero_whatever_it_was(module):
     x = np.full(400, np.nan, np.float32)
     x[::2] = np.inf
