@@ -71,7 +71,14 @@ LANGUAGES = ("numba", "numpy", "cuda")
 
 
 class Formula(Operation, Protocol):
-    """What `formula` makes of a function."""
+    """What `formula` makes of a function.
+
+    program: what kernels run. slope: where the formula has one input and ends in no sum, the rule of its gradient:
+    slope(g, ...) in operations, of what its parameters name: the input, `out`, options. None where there is no such.
+    """
+
+    program: Program
+    slope: Callable[..., Any] | None
 
     def source(self, language: str = "numba") -> str:
         """The code of the formula and of its gradients for arrays of one shape: "numba", "numpy" or "cuda"."""
@@ -172,8 +179,11 @@ def _operation(
     call: Any = op(forward)
     g, out = _fresh("g", inputs), _fresh("y", inputs)
     slopes = gradients(root, [variable(x) for x in inputs], variable(g), None if total else variable(out))
+    call.program, call.slope = program, None
     if len(inputs) == 1 and total is None:
-        call.vjp(**_rules(name, inputs, options, slopes, g, out))
+        rules = _rules(name, inputs, options, slopes, g, out)
+        call.vjp(**rules)
+        call.slope = rules[inputs[0]]
     else:
         call.vjp_at_once(
             _at_once(program, slopes, g, out, total), _composed(name, inputs, options, root, total, slopes, g, out)

@@ -2,7 +2,8 @@
 
     python benchmarks/ladders/conv.py
 
-Prints milliseconds and GFLOP/s of each, beside a product of two 1024 x 1024 matrices in the same run.
+Prints milliseconds and GFLOP/s of each, beside a product of two 1024 x 1024 matrices in the same run; then the forward
+pass alone with elu after it, within it, and within it where what elu is applied to is kept for its gradient.
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ import numba
 import numpy as np
 import tyro
 from micrognm.kernels.conv import cpu, reference
+from micrognm.kernels.formula import cpu as formulas
+from micrognm.kernels.formula.program import Activation
+
+from micrognm.ops import elu
 
 TAPS = tuple(itertools.product((-1, 0, 1), repeat=2))
+ELU = Activation(elu.program, {"alpha": 1.0})
 
 
 @dataclass
@@ -114,6 +120,10 @@ def tiles_at_first(x: Any, w: Any, g: Any) -> list[Any]:
         cpu._apart, cpu.PART_PIXELS = apart, pixels
 
 
+def forward(x: Any, w: Any, *end: Any) -> Any:
+    return cpu.forward(x, w, np.zeros(w.shape[-1], w.dtype), TAPS, (1, 1), x.shape[1:-1], 1, *end)
+
+
 def best(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Seconds of the fastest run of each, by turns: this is about the work, not about who else uses the machine."""
     times: dict[str, float] = dict.fromkeys(runs, float("inf"))
@@ -150,6 +160,14 @@ def main(settings: Settings) -> None:
     runs: dict[str, Callable[[], Any]] = {name: partial(version, x, w, g) for name, version in versions.items()}
     flops = dict.fromkeys(runs, 6 * 9 * n * side**2 * c * c)
     runs["a matrix product of 1024 x 1024"], flops["a matrix product of 1024 x 1024"] = lambda: a @ a, 2 * 1024**3
+    ends: dict[str, Callable[[], Any]] = {
+        "forward": lambda: forward(x, w),
+        "forward, then elu": lambda: formulas.run(ELU.program, [forward(x, w)], ELU.options),
+        "forward with elu within": lambda: forward(x, w, ELU),
+        "forward with elu within, all kept": lambda: forward(x, w, ELU, True),
+    }
+    runs |= ends
+    flops |= dict.fromkeys(ends, 2 * 9 * n * side**2 * c * c)
     for name, t in best(runs, settings.repeats).items():
         print(f"3x3, {n}x{side}x{side}x{c}: {name} {t * 1e3:.1f} ms ({flops[name] / t * 1e-9:.0f} GFLOP/s)")
 

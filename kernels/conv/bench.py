@@ -14,6 +14,7 @@ from micrognm.kernels.conv import reference
 
 import micrognm as mg
 from micrognm.bench import Case
+from micrognm.ops import elu
 from micrognm.ops.conv import conv, conv_transpose
 from micrognm.taps import Taps, box, causal, past
 
@@ -31,6 +32,7 @@ class Layer(NamedTuple):
     dilation: int = 1
     groups: int = 1
     transposed: bool = False
+    elu: bool = False  # ends in a bias and elu
 
 
 def _dense(n: int, side: int, channels: int, outputs: int, k: int, stride: int = 1, name: str = "dense") -> Layer:
@@ -69,6 +71,8 @@ LAYERS = (
     _dense(64, 16, 64, 128, 4, 2),
     _transposed(64, 8, 128, 64),
     _transposed(64, 16, 64, 32),
+    _dense(32, 16, 128, 128, 3, name="bias, elu")._replace(elu=True),
+    _dense(64, 16, 64, 128, 4, 2, name="bias, elu")._replace(elu=True),
     _masked("B", 32, 28, 64, 64, 3),
     _masked("A", 32, 16, 128, 128, 3),
     _masked("B", 32, 16, 128, 128, 5),
@@ -105,10 +109,13 @@ def _case(a: Layer, torch: Any) -> Case:
     op = conv_transpose if a.transposed else conv
 
     X, W, G = mg.Tensor(x, requires_grad=not image), mg.Tensor(w, requires_grad=True), mg.Tensor(g)
-    wanted = [W] if image else [W, X]
+    bias = rng.standard_normal(a.outputs, np.float32) if a.elu else None
+    B = None if bias is None else mg.Tensor(bias, requires_grad=True)
+    wanted = [v for v in (W, None if image else X, B) if v is not None]
+    activation = elu if a.elu else None
 
     def ours() -> list[Any]:
-        y = op(X, W, taps=a.taps, stride=a.stride, shape=size, groups=a.groups)
+        y = op(X, W, B, taps=a.taps, stride=a.stride, shape=size, groups=a.groups, activation=activation)
         return [y, *mg.grad(y, wanted, G)]
 
     def error() -> float:
@@ -122,10 +129,15 @@ def _case(a: Layer, torch: Any) -> Case:
                 reference.forward(g64, w64, None, *rest, a.size, a.groups),
             ]
         else:
+            y = reference.forward(x64, w64, bias, *rest, size, a.groups)
+            if a.elu:
+                g64 = np.where(y > 0, g64, g64 * np.exp(y))
+                y = np.where(y > 0, y, np.expm1(y))
             exact = [
-                reference.forward(x64, w64, None, *rest, size, a.groups),
+                y,
                 reference.weight_gradient(x64, g64, *rest, a.groups),
                 reference.input_gradient(g64, w64, None, *rest, a.size, a.groups),
+                g64.sum(axis=tuple(range(g64.ndim - 1))),
             ]
         return max(float(abs(o.numpy() - e).max() / abs(e).max()) for o, e in zip(ours(), exact, strict=False))
 
@@ -155,6 +167,7 @@ def _theirs(torch: Any, a: Layer, x: np.ndarray, g: np.ndarray, image: bool) -> 
         options["padding"] = a.padding
     if a.dilation > 1:
         options["dilation"] = a.dilation
+    bias = torch.randn(a.outputs).requires_grad_() if a.elu else None
     runs = []
     formats = [torch.contiguous_format] + [torch.channels_last] * (len(a.size) == 2)
     for memory_format in formats:
@@ -164,10 +177,12 @@ def _theirs(torch: Any, a: Layer, x: np.ndarray, g: np.ndarray, image: bool) -> 
 
         def run(X: Any = X, W: Any = W, G: Any = G) -> Any:
             inputs = torch.nn.functional.pad(X, (a.padding, 0)) if len(a.size) == 1 else X
-            y = function(inputs, W if mask is None else W * mask, **options)
+            y = function(inputs, W if mask is None else W * mask, bias, **options)
+            if a.elu:
+                y = torch.nn.functional.elu(y)
             if y.shape != G.shape:
                 raise RuntimeError(f"bench: PyTorch's {a.name} gives {list(y.shape)}, ours {list(G.shape)}")
-            return torch.autograd.grad(y, [W] if image else [W, X], G)
+            return torch.autograd.grad(y, [v for v in (W, None if image else X, bias) if v is not None], G)
 
         runs.append(run)
     return min(runs, key=_seconds)

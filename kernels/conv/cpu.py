@@ -8,20 +8,25 @@ of the stride. README.md has the layout and what each choice bought.
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
 from micrognm.kernels.conv.plan import plan
-from micrognm.kernels.jit import PARALLEL, REGISTERS, SERIAL, WIDTH
-from numba import njit, prange, types
+from micrognm.kernels.formula.cpu import address
+from micrognm.kernels.formula.loops import call as run_part
+from micrognm.kernels.formula.program import Activation
+from micrognm.kernels.jit import REGISTERS, SERIAL, WIDTH
+from micrognm.kernels.workers import run
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 Array = Any
 Offsets = Sequence[Sequence[int]]
@@ -33,93 +38,92 @@ VECTORS = 2
 BLOCK_BYTES = 4 * WIDTH * VECTORS
 DEPTH = 128  # pixels summed at once in the gradient to the weights: x and g of them stay in the level 1 cache
 SMALL = 30_000  # products: not worth the launch of threads
-THREADS = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 PART_PIXELS = 1024  # in a part at least: fewer are not worth another sum of the size of the weights
 PARTS = 8  # partial sums of the gradient to the weights, whatever the number of threads
+INNER: dict[str, Any] = {**SERIAL, "cache": False, "no_cpython_wrapper": True}  # called by compiled code alone
 
 
-def _make_tile(broadcast: bool) -> Any:
+def _tile_code(context, x, base, r, last, steps, count, vector, panel, p, bias, q, fresh, out, o, ro, rlast, table):
     """The innermost loop, as vector instructions: Numba alone does not keep an array of sums in registers.
 
-    sum over k of x[base + rows[m] + steps[k]] * panel[p + k, :] for ROWS rows m from r on (none past `last`: it is done
-    again instead), added to bias[q + :], or to what is in `out` unless `fresh`; written to out[o + outs[m] + :].
-    broadcast: one number of x times all lanes; otherwise as many numbers of x as lanes (depthwise).
+    sum over k < count of x[base + rows[m] + steps[k]] * panel[p + k, :] for ROWS rows m, added to bias[q + :], or to
+    what is in `out` unless `fresh`; written to out[o + outs[m] + :]. rows, steps and outs lie in the table, from r,
+    steps and ro on; there is no row past `last` (it is done again instead), whose outs is rlast.
+    vector: as many numbers of x as lanes (depthwise); otherwise one number of x times all lanes.
     """
 
-    @intrinsic
-    def tile(context, x, base, rows, r, last, steps, k, count, panel, p, bias, q, out, o, outs, ro, rlast, fresh):
-        signature = types.void(
-            x, base, rows, r, last, steps, k, count, panel, p, bias, q, out, o, outs, ro, rlast, fresh
-        )
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        names = inspect.signature(_tile_code).parameters
+        kind = dict(zip(list(names)[1:], signature.args, strict=True))
+        given = dict(zip(list(names)[1:], args, strict=True))
+        number = context.get_data_type(kind["x"].dtype)
+        size = kind["x"].dtype.bitwidth // 8
+        lanes = 4 * WIDTH // size
+        vector, i64 = ir.VectorType(number, lanes), ir.IntType(64)
+        name = f"llvm.fma.v{lanes}f{8 * size}"
+        fma = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [vector] * 3), name)
+        whole = lambda v: ir.Constant(i64, v)  # noqa: E731
 
-        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            kinds = signature.args
-            number = context.get_data_type(kinds[0].dtype)
-            size = kinds[0].dtype.bitwidth // 8
-            lanes = 4 * WIDTH // size
-            vector, i64 = ir.VectorType(number, lanes), ir.IntType(64)
-            name = f"llvm.fma.v{lanes}f{8 * size}"
-            fma = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [vector] * 3), name)
-            whole = lambda v: ir.Constant(i64, v)  # noqa: E731
+        def integer(name: str) -> Any:
+            return context.cast(b, given[name], kind[name], types.int64)
 
-            def data(i: int) -> Any:
-                return context.make_array(kinds[i])(context, b, args[i]).data
+        def at(array: str, start: str) -> Any:
+            return b.gep(context.make_array(kind[array])(context, b, given[array]).data, [integer(start)])
 
-            def integer(i: int) -> Any:
-                return context.cast(b, args[i], kinds[i], types.int64)
+        def load(pointer: Any, i: int) -> Any:
+            loaded = b.load(b.bitcast(b.gep(pointer, [whole(i * lanes)]), vector.as_pointer()))
+            loaded.align = size
+            return loaded
 
-            def load(pointer: Any, i: int) -> Any:
-                loaded = b.load(b.bitcast(b.gep(pointer, [whole(i * lanes)]), vector.as_pointer()))
-                loaded.align = size
-                return loaded
+        def addresses(pointer: Any, start: str, last: str) -> list[Any]:
+            places, most = at("table", start), b.sub(integer(last), integer(start))
+            found = []
+            for m in range(ROWS):
+                i = b.select(b.icmp_signed("<", whole(m), most), whole(m), most)
+                found.append(b.gep(pointer, [b.load(b.gep(places, [i]))]))
+            return found
 
-            def addresses(pointer: Any, table: Any, start: Any, last: Any) -> list[Any]:
-                found = []
+        places = addresses(at("out", "o"), "ro", "rlast")
+        sums = [[cgutils.alloca_once(b, vector) for _ in range(VECTORS)] for _ in range(ROWS)]
+        with b.if_else(given["fresh"]) as (start, go_on):
+            with start:
+                initial = [load(at("bias", "q"), v) for v in range(VECTORS)]
                 for m in range(ROWS):
-                    i = b.add(start, whole(m))
-                    i = b.select(b.icmp_signed("<", i, last), i, last)
-                    found.append(b.gep(pointer, [b.load(b.gep(table, [i]))]))
-                return found
+                    for v in range(VECTORS):
+                        b.store(initial[v], sums[m][v])
+            with go_on:
+                for m in range(ROWS):
+                    for v in range(VECTORS):
+                        b.store(load(places[m], v), sums[m][v])
+        sources = addresses(at("x", "base"), "r", "last")
+        steps, weights = at("table", "steps"), at("panel", "p")
 
-            places = addresses(b.gep(data(12), [integer(13)]), data(14), integer(15), integer(16))
-            sums = [[cgutils.alloca_once(b, vector) for _ in range(VECTORS)] for _ in range(ROWS)]
-            with b.if_else(args[17]) as (start, go_on):
-                with start:
-                    pointer = b.gep(data(10), [integer(11)])
-                    initial = [load(pointer, v) for v in range(VECTORS)]
-                    for m in range(ROWS):
-                        for v in range(VECTORS):
-                            b.store(initial[v], sums[m][v])
-                with go_on:
-                    for m in range(ROWS):
-                        for v in range(VECTORS):
-                            b.store(load(places[m], v), sums[m][v])
-            sources = addresses(b.gep(data(0), [integer(1)]), data(2), integer(3), integer(4))
-            table = b.gep(data(5), [integer(6)])
-            weights = b.gep(data(8), [integer(9)])
-            with cgutils.for_range(b, integer(7)) as loop:
-                step = b.load(b.gep(table, [loop.index]))
-                line = b.gep(weights, [b.mul(loop.index, whole(VECTORS * lanes))])
+        def loop(factors: Any) -> None:
+            with cgutils.for_range(b, integer("count")) as k:
+                step = b.load(b.gep(steps, [k.index]))
+                line = b.gep(weights, [b.mul(k.index, whole(VECTORS * lanes))])
                 w = [load(line, v) for v in range(VECTORS)]
                 for m in range(ROWS):
-                    pointer = b.gep(sources[m], [step])
-                    if broadcast:
-                        one = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(pointer), whole(0))
-                        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-                        factors = [b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)] * VECTORS
-                    else:
-                        factors = [load(pointer, v) for v in range(VECTORS)]
-                    for v in range(VECTORS):
-                        b.store(b.call(fma, [factors[v], w[v], b.load(sums[m][v])]), sums[m][v])
-            for m in range(ROWS):
-                for v in range(VECTORS):
-                    pointer = b.bitcast(b.gep(places[m], [whole(v * lanes)]), vector.as_pointer())
-                    b.store(b.load(sums[m][v]), pointer).align = size
-            return context.get_dummy_value()
+                    for v, factor in enumerate(factors(b.gep(sources[m], [step]))):
+                        b.store(b.call(fma, [factor, w[v], b.load(sums[m][v])]), sums[m][v])
 
-        return signature, emit
+        def repeated(pointer: Any) -> list[Any]:
+            one = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(pointer), whole(0))
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            return [b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)] * VECTORS
 
-    return tile
+        with b.if_else(given["vector"]) as (as_many, one):
+            with as_many:
+                loop(lambda pointer: [load(pointer, v) for v in range(VECTORS)])
+            with one:
+                loop(repeated)
+        for m in range(ROWS):
+            for v in range(VECTORS):
+                pointer = b.bitcast(b.gep(places[m], [whole(v * lanes)]), vector.as_pointer())
+                b.store(b.load(sums[m][v]), pointer).align = size
+        return context.get_dummy_value()
+
+    return types.void(x, base, r, last, steps, count, vector, panel, p, bias, q, fresh, out, o, ro, rlast, table), emit
 
 
 def _move_code(context, to, at, x, first, count):
@@ -149,225 +153,191 @@ def _clear_code(context, to, at, count):
     return types.void(to, at, count), emit
 
 
+_tile: Any = intrinsic(_tile_code)
 _move: Any = intrinsic(_move_code)
 _clear: Any = intrinsic(_clear_code)
-_broadcast_tile, _vector_tile = _make_tile(True), _make_tile(False)
+_numbers: Any = to_fixed_tuple  # the first so many of an array
 
 _local = threading.local()
 
 
-def _scratch(name: str, rows: int, size: int, dtype: Any) -> Array:
-    """[rows, size] uninitialised, lines of the cache unbroken; kept for the next call, for fresh memory is slow."""
-    line = 64 // np.dtype(dtype).itemsize
-    size = -(-size // line) * line
+def _scratch(name: str, size: int, dtype: Any) -> Array:
+    """Uninitialised memory from the start of a line of the cache; kept for the next call, for fresh memory is slow."""
     key = f"{name} {np.dtype(dtype)}"
     flat = _local.__dict__.get(key)
-    if flat is None or flat.size < rows * size:
-        flat = np.empty(rows * size + line, dtype)
+    if flat is None or flat.size < size:
+        flat = np.empty(size + 64 // np.dtype(dtype).itemsize, dtype)
         start = -flat.ctypes.data % 64 // flat.itemsize
-        flat = _local.__dict__[key] = flat[start : start + rows * size]
-    return flat[: rows * size].reshape(rows, size)
+        flat = _local.__dict__[key] = flat[start:]
+    return flat[:size]
 
 
-@njit(**SERIAL)
-def _pad(x: Array, copy: Array, n: int, row: int, geometry: Any, images: int) -> None:
-    """Images n ... from row on, with zeros around them, into copy."""
-    _, d, h, w, channels, pitch, low0, low1, low2, e1, e2, height, _, _, _, _, _, _, _ = geometry
-    left = min(max(-low2, 0), e2)  # pixels of zeros before what a line reads, then that
-    start = max(low2, 0)
-    wide = max(min(w, low2 + e2) - start, 0)
-    at = 0
-    for i in range(images):
-        for a in range(height):
-            y = row + low0 + a
-            for b in range(e1):
-                z = low1 + b
-                if 0 <= y < d and 0 <= z < h:
-                    first = ((((n + i) * d + y) * h + z) * w + start) * channels
-                    _clear(copy, at, left * pitch)
-                    at += left * pitch
-                    if pitch == channels:
-                        _move(copy, at, x, first, wide * channels)
-                    else:
-                        for c in range(wide):
-                            _move(copy, at + c * pitch, x, first + c * channels, channels)
-                    at += wide * pitch
-                    _clear(copy, at, (e2 - left - wide) * pitch)
-                    at += (e2 - left - wide) * pitch
-                else:
-                    _clear(copy, at, e2 * pitch)
-                    at += e2 * pitch
-
-
-@njit(**SERIAL)
-def _source(job: int, x: Array, copy: Array, geometry: Any) -> tuple[Array, int, int, int, int]:
-    """What a job reads: the array, the start in it; and how many images it does, from which image, from which row."""
-    n, d, h, w, channels, _, low0, _, _, _, _, height, images, band, bands, scale, direct, _, _ = geometry
+@njit(**INNER)
+def _source(job: int, x: Array, copies: Array, copy: int, table: Array) -> tuple[bool, int, int, int]:
+    """What a job reads: whether from x or from its copy, made here from `copy` on; the start in it; how many images the
+    job does, and where what it writes starts.
+    """
+    numbers = _numbers(table[table[0] :], 19)
+    n, d, h, w, channels, pitch, low0, low1, low2, e1, e2, height, images, band, bands, scale, direct = numbers[:17]
+    image_pitch, row_pitch = numbers[17:]
     first, row = job // bands * images, job % bands * band
     some = min(images, n - first)
     top = row * scale + low0
+    start = first * image_pitch + row * row_pitch
     if direct and top >= 0 and top + height <= d:
-        return x, (first * d + top) * h * w * channels, some, first, row
-    _pad(x, copy, first, row * scale, geometry, some)
-    return copy, 0, some, first, row
+        return True, (first * d + top) * h * w * channels, some, start
+    left = min(max(-low2, 0), e2)  # pixels of zeros before what a line reads, then that
+    begin = max(low2, 0)
+    wide = max(min(w, low2 + e2) - begin, 0)
+    at = copy
+    for i in range(some):
+        for y in range(top, top + height):
+            for z in range(low1, low1 + e1):
+                if 0 <= y < d and 0 <= z < h:
+                    read = ((((first + i) * d + y) * h + z) * w + begin) * channels
+                    _clear(copies, at, left * pitch)
+                    each, runs = (wide * channels, 1) if pitch == channels else (channels, wide)
+                    for c in range(runs):
+                        _move(copies, at + (left + c) * pitch, x, read + c * channels, each)
+                    _clear(copies, at + (left + wide) * pitch, (e2 - left - wide) * pitch)
+                else:
+                    _clear(copies, at, e2 * pitch)
+                at += e2 * pitch
+    return False, copy, some, start
 
 
 @njit(**SERIAL)
-def _pack(w: Array, panels: Array, tables: Any, sizes: Any, layout: Any) -> None:
-    """w [T, ...] as panels [phase][group][block][tap and input, lane], zeros in the lanes past the outputs."""
-    groups, inputs, outputs = sizes
-    each, base, si, so = layout  # apart in w: taps, groups, inputs, outputs
-    phases, _, _, _, taps = tables
+def _pack(w: Array, panels: Array, table: Array, taps: Array, sizes: Array) -> None:
+    """w [T, ...] as panels [phase][group][block][tap and input, lane], zeros in the lanes past the outputs.
+
+    sizes: groups, inputs, outputs; and how far apart in w are taps, groups, inputs, outputs.
+    """
+    groups, inputs, outputs, each, base, si, so = _numbers(sizes, 7)
     lanes = BLOCK_BYTES // w.itemsize
     blocks = (outputs + lanes - 1) // lanes
     to = first = 0
-    for f in range(len(phases)):
-        own = phases[f, 4] // max(inputs, 1)
+    for f in range(table[1], table[2], 5):
+        own = table[f + 4] // max(inputs, 1)
         for q in range(groups * blocks):
             group, b = q // blocks, q % blocks
             width = min(lanes, outputs - b * lanes)
             for t in range(first, first + own):
                 at = taps[t] * each + group * base + b * lanes * so
                 for _ in range(inputs):
-                    if width < lanes:
-                        for c in range(lanes):
-                            panels[to + c] = w[at + c * so] if c < width else w.dtype.type(0)
-                    elif so == 1:
-                        _move(panels, to, w, at, lanes)
+                    if so == 1:
+                        _move(panels, to, w, at, width)
                     else:
-                        for c in range(lanes):
+                        for c in range(width):
                             panels[to + c] = w[at + c * so]
+                    _clear(panels, to + width, lanes - width)
                     at += si
                     to += lanes
         first += own
 
 
-@njit(**SERIAL)
-def _convolve_job(
-    job: int, x: Array, panels: Array, bias: Array, y: Array, copy: Array, tables: Any, geometry: Any, sizes: Any,
-    vector: bool,
-) -> None:  # fmt: skip
-    """Every pixel of one job. bias [group][block][lane]."""
-    groups, inputs, outputs = sizes
-    phases, source, target, steps, _ = tables
-    lanes = BLOCK_BYTES // x.itemsize
-    blocks = (outputs + lanes - 1) // lanes
-    band, image_pitch, row_pitch = geometry[13], geometry[17], geometry[18]
-    array, base, some, first, row = _source(job, x, copy, geometry)
-    start = first * image_pitch + row * row_pitch
-    spill = np.empty(ROWS * lanes, x.dtype)
-    local = np.arange(ROWS) * lanes
-    for f in range(len(phases)):
-        at, here, count = phases[f, 2], phases[f, 3], phases[f, 4]
-        last = some * min(band, phases[f, 0] - row) * phases[f, 1] - 1
-        for q in range(groups * blocks):
-            group, b = q // blocks, q % blocks
-            s = base + (b * lanes if vector else group * inputs)
-            p = (here * groups * blocks + q * count) * lanes
-            o = start + group * outputs + b * lanes
-            width = min(lanes, outputs - b * lanes)
-            whole = width == lanes
-            out, to, outs = (y, o, target) if whole else (spill, 0, local)
-            for r in range(0, last + 1, ROWS):
-                ro, end = (at + r, at + last) if whole else (0, ROWS)
-                if vector:
-                    _vector_tile(array, s, source, at + r, at + last, steps, here, count, panels, p, bias, q * lanes, out, to, outs, ro, end, True)  # fmt: skip # noqa: E501
-                else:
-                    _broadcast_tile(array, s, source, at + r, at + last, steps, here, count, panels, p, bias, q * lanes, out, to, outs, ro, end, True)  # fmt: skip # noqa: E501
-                if not whole:
-                    for m in range(min(ROWS, last + 1 - r)):
-                        for c in range(width):
-                            y[o + target[at + r + m] + c] = spill[m * lanes + c]
+@njit(**INNER)
+def _apply(numbers: Array, worker: int, itemsize: int, start: int, at: int, count: int) -> None:
+    """The formula on `count` elements, from `start` on in what it is applied to and from `at` on in the output.
 
-
-@njit(**PARALLEL)
-def _convolve(
-    jobs: int, x: Array, panels: Array, bias: Array, y: Array, copies: Array, tables: Any, geometry: Any, sizes: Any,
-    vector: bool,
-) -> None:  # fmt: skip
-    for i in prange(jobs):
-        job = np.int64(i)  # prange counts in another type, for which all would be compiled again
-        _convolve_job(job, x, panels, bias, y, copies[numba.get_thread_id()], tables, geometry, sizes, vector)
-
-
-@njit(**SERIAL)
-def _weigh_part(
-    item: int, parts: int, splits: int, jobs: int, x: Array, g: Array, sums: Array, copy: Array, panel: Array,
-    zeros: Array, tables: Any, lines: Array, geometry: Any, sizes: Any, vector: bool,
-) -> None:  # fmt: skip
-    """The sum over the jobs of one part, for one split of the outputs.
-
-    sums [part][group][block][step, lane], panel [pixel, lane].
+    numbers: at 7 the addresses of its run_part, of its options and of both arrays; from 11 on room for 8 a worker.
     """
-    groups, inputs, outputs = sizes
-    phases, source, target, steps, _ = tables
-    lanes = BLOCK_BYTES // x.itemsize
-    blocks = (outputs + lanes - 1) // lanes
-    band, image_pitch, row_pitch = geometry[13], geometry[17], geometry[18]
-    count = len(steps)
-    part, split = item // splits, item % splits
-    mine = sums[part]
-    low, high = groups * blocks * split // splits, groups * blocks * (split + 1) // splits
-    begin, end = jobs * part // parts, jobs * (part + 1) // parts
-    if begin == end:
-        mine[low * count * lanes : high * count * lanes] = 0
-    for job in range(begin, end):
-        array, base, some, first, row = _source(job, x, copy, geometry)
-        start = first * image_pitch + row * row_pitch
-        pixels = some * min(band, phases[0, 0] - row) * phases[0, 1]
-        for deep in range(0, pixels, DEPTH):
-            depth = min(DEPTH, pixels - deep)
-            fresh = job == begin and deep == 0
-            for q in range(low, high):
-                group, b = q // blocks, q % blocks
-                width = min(lanes, outputs - b * lanes)
-                at = start + group * outputs + b * lanes
-                for i in range(depth):
-                    if width == lanes:
-                        _move(panel, i * lanes, g, at + target[deep + i], lanes)
-                    else:
-                        for c in range(lanes):
-                            panel[i * lanes + c] = g[at + target[deep + i] + c] if c < width else g.dtype.type(0)
-                s = base + (b * lanes if vector else group * inputs)
-                o = q * count * lanes
-                for r in range(0, count, ROWS):
-                    if vector:
-                        _vector_tile(array, s, steps, r, count - 1, source, deep, depth, panel, 0, zeros, 0, mine, o, lines, r, count - 1, fresh)  # fmt: skip # noqa: E501
-                    else:
-                        _broadcast_tile(array, s, steps, r, count - 1, source, deep, depth, panel, 0, zeros, 0, mine, o, lines, r, count - 1, fresh)  # fmt: skip # noqa: E501
-
-
-@njit(**PARALLEL)
-def _weigh(
-    items: int, parts: int, splits: int, jobs: int, x: Array, g: Array, sums: Array, copies: Array, panels: Array,
-    zeros: Array, tables: Any, lines: Array, geometry: Any, sizes: Any, vector: bool,
-) -> None:  # fmt: skip
-    for i in prange(items):
-        item, t = np.int64(i), numba.get_thread_id()
-        _weigh_part(item, parts, splits, jobs, x, g, sums, copies[t], panels[t], zeros, tables, lines, geometry, sizes, vector)  # fmt: skip # noqa: E501
+    here = 11 + 8 * worker
+    call, sizes = numbers[here : here + 4], numbers[here + 4 : here + 8]
+    call[0], call[1] = sizes.ctypes.data, numbers[8]
+    call[2], call[3] = numbers[9] + start * itemsize, numbers[10] + at * itemsize
+    sizes[0], sizes[1], sizes[2], sizes[3] = count, count, 1, count
+    run_part(numbers[7], call, 0)
 
 
 @njit(**SERIAL)
-def _add(sums: Array, w: Array, count: int, sizes: Any) -> None:
-    """w is the sum of the parts."""
-    groups, _, outputs = sizes
-    lanes = BLOCK_BYTES // w.itemsize
+def _convolve(
+    x: Array, panels: Array, bias: Array, y: Array, copies: Array, table: Array, numbers: Array,
+    worker: int, workers: int,
+) -> None:  # fmt: skip
+    """Every pixel of a worker's jobs. bias [group][block][lane]. y: the output, or what a formula is applied to.
+
+    numbers: groups, inputs, outputs, jobs, elements of a worker's copy, whether depthwise, elements of y that are a
+    worker's own (0: y is whole), and `_apply`'s.
+    """
+    groups, inputs, outputs, jobs, apart, depthwise, own, formula = _numbers(numbers, 8)
+    band, bands = table[table[0] + 13], table[table[0] + 14]
+    lanes = BLOCK_BYTES // x.itemsize
     blocks = (outputs + lanes - 1) // lanes
-    for q in range(groups * blocks):
-        width = min(lanes, outputs - q % blocks * lanes)
-        for k in range(count):
-            to = (k * groups + q // blocks) * outputs + q % blocks * lanes
-            for c in range(width):
-                w[to + c] = sums[0, (q * count + k) * lanes + c]
-            for part in range(1, len(sums)):
-                for c in range(width):
-                    w[to + c] += sums[part, (q * count + k) * lanes + c]
+    spill = worker * apart  # sums of blocks that are not full, then the copy
+    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+        direct, base, some, at = _source(job, x, copies, spill + ROWS * lanes, table)
+        array = x if direct else copies
+        start = worker * own if own else at
+        for f in range(table[1], table[2], 5):
+            source, target, steps = table[2] + table[f + 2], table[3] + table[f + 2], table[4] + table[f + 3]
+            count = table[f + 4]
+            last = some * min(band, table[f] - job % bands * band) * table[f + 1] - 1
+            for q in range(groups * blocks):
+                group, b = q // blocks, q % blocks
+                s = base + (b * lanes if depthwise else group * inputs)
+                p = (table[f + 3] * groups * blocks + q * count) * lanes
+                o = start + group * outputs + b * lanes
+                width = min(lanes, outputs - b * lanes)
+                whole = width == lanes
+                out, to = (y, o) if whole else (copies, spill)
+                for r in range(0, last + 1, ROWS):
+                    ro, end = (target + r, target + last) if whole else (table[5], table[5] + ROWS)
+                    _tile(array, s, source + r, source + last, steps, count, depthwise != 0, panels, p, bias, q * lanes, True, out, to, ro, end, table)  # fmt: skip # noqa: E501
+                    if not whole:
+                        for m in range(min(ROWS, last + 1 - r)):
+                            _move(y, o + table[target + r + m], copies, spill + m * lanes, width)
+        if formula:
+            image, row = table[table[0] + 17], table[table[0] + 18]
+            done = (some - 1) * image + min(band * row, image - job % bands * band * row)
+            _apply(numbers, worker, x.itemsize, start, at, done)
 
 
-@lru_cache(maxsize=512)
-def _lines(count: int, lanes: int) -> Array:
-    """Where each line of `lanes` starts."""
-    return np.arange(count, dtype=np.int64) * lanes
+@njit(**SERIAL)
+def _weigh(
+    x: Array, g: Array, sums: Array, panels: Array, copies: Array, table: Array, sizes: Array, worker: int, workers: int
+) -> None:
+    """A worker's items: each is the sum over the jobs of one part, for one split of the outputs.
+
+    sums [part][group][block][step, lane], panels [worker][pixel, lane]. sizes: as in _convolve, parts, splits.
+    """
+    groups, inputs, outputs, jobs, apart, depthwise, parts, splits = _numbers(sizes, 8)
+    band, bands = table[table[0] + 13], table[table[0] + 14]
+    source, target, steps, lines = table[2], table[3], table[4], table[5]
+    count = lines - steps
+    lanes = BLOCK_BYTES // x.itemsize
+    blocks = (outputs + lanes - 1) // lanes
+    panel = worker * (DEPTH + 1) * lanes
+    zeros = panel + DEPTH * lanes
+    _clear(panels, zeros, lanes)
+    rows, wide = table[table[1]], table[table[1] + 1]
+    for item in range(parts * splits * worker // workers, parts * splits * (worker + 1) // workers):
+        part, split = item // splits, item % splits
+        mine = part * groups * blocks * count * lanes
+        low, high = groups * blocks * split // splits, groups * blocks * (split + 1) // splits
+        begin, end = jobs * part // parts, jobs * (part + 1) // parts
+        if begin == end:
+            _clear(sums, mine + low * count * lanes, (high - low) * count * lanes)
+        for job in range(begin, end):
+            direct, base, some, start = _source(job, x, copies, worker * apart, table)
+            array = x if direct else copies
+            pixels = some * min(band, rows - job % bands * band) * wide
+            for deep in range(0, pixels, DEPTH):
+                depth = min(DEPTH, pixels - deep)
+                fresh = job == begin and deep == 0
+                for q in range(low, high):
+                    group, b = q // blocks, q % blocks
+                    width = min(lanes, outputs - b * lanes)
+                    at = start + group * outputs + b * lanes
+                    for i in range(depth):
+                        if width == lanes:  # a number that the compiler knows: no call
+                            _move(panels, panel + i * lanes, g, at + table[target + deep + i], lanes)
+                        else:
+                            _move(panels, panel + i * lanes, g, at + table[target + deep + i], width)
+                            _clear(panels, panel + i * lanes + width, lanes - width)
+                    s = base + (b * lanes if depthwise else group * inputs)
+                    o = mine + q * count * lanes
+                    for r in range(0, count, ROWS):
+                        _tile(array, s, steps + r, steps + count - 1, source + deep, depth, depthwise != 0, panels, panel, panels, zeros, fresh, sums, o, lines + r, lines + count - 1, table)  # fmt: skip # noqa: E501
 
 
 def _apart(channels: int, itemsize: int) -> int:
@@ -378,86 +348,80 @@ def _apart(channels: int, itemsize: int) -> int:
 
 def _run(
     x: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int,
-    transposed: bool,
-) -> Array:  # fmt: skip
+    activation: Activation | None, keep: bool, transposed: bool,
+) -> Any:  # fmt: skip
     x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
     channels, lanes = x.shape[-1], BLOCK_BYTES // x.itemsize
     inner, wide = w.shape[1:]
     total = inner * groups if transposed else wide
-    vector = groups > 1 and groups == channels == total
-    if vector:
+    depthwise = groups > 1 and groups == channels == total
+    if depthwise:
         sizes, strides, gap = (1, 1, channels), (0, 0, 1), -(-channels // lanes) * lanes
     elif transposed:
         sizes, strides, gap = (groups, wide // groups, inner), (wide // groups, 1, wide), channels
     else:
         sizes, strides, gap = (groups, inner, wide // groups), (wide // groups, wide, 1), channels
     p = plan(
-        x.shape[0], x.shape[1:-1], channels, sizes[1], total, tuple(offsets), tuple(stride), tuple(shape), gap,
+        x.shape[0], x.shape[1:-1], channels, sizes[1], total, tuple(offsets), tuple(stride), tuple(shape), gap, lanes,
         transposed,
     )  # fmt: skip
-    y = np.empty((x.shape[0], *shape, total), x.dtype)
+    y = before = np.empty((x.shape[0], *shape, total), x.dtype)
     padded = -(-sizes[2] // lanes) * lanes
     biases = np.zeros((sizes[0], padded), x.dtype)
     if bias is not None:
         biases[:, : sizes[2]] = bias.reshape(sizes[0], sizes[2])
-    panels = _scratch("panels", 1, len(p.steps) * sizes[0] * padded, x.dtype)[0]
-    tables = p.phases, p.source, p.target, p.steps, p.taps
-    _pack(w.reshape(-1), panels, tables, sizes, (inner * wide, *strides))
-    flat, out = x.reshape(-1), y.reshape(-1)
-    if p.jobs > 1 and x.shape[0] * len(p.source) * len(p.steps) * total > SMALL:
-        copies = _scratch("copies", THREADS, p.scratch, x.dtype)
-        _convolve(p.jobs, flat, panels, biases.reshape(-1), out, copies, tables, p.geometry, sizes, vector)
-    else:
-        copy = _scratch("copies", 1, p.scratch, x.dtype)[0]
-        for job in range(p.jobs):
-            _convolve_job(job, flat, panels, biases.reshape(-1), out, copy, tables, p.geometry, sizes, vector)
-    return y
+    panels = _scratch("panels", len(p.steps) * sizes[0] * padded, x.dtype)
+    _pack(w.reshape(-1), panels, p.table, p.taps, np.array([*sizes, inner * wide, *strides], np.int64))
+    products = x.shape[0] * len(p.source) * len(p.steps) * total
+    workers = numba.get_num_threads() if p.jobs > 1 and products > SMALL else 1
+    apart = p.scratch + ROWS * lanes
+    copies = _scratch("copies", workers * apart, x.dtype)
+    own, calls = 0, [0]
+    if activation is not None:
+        images, band, bands, image_pitch, row_pitch = p.geometry[[12, 13, 14, 17, 18]].tolist()
+        own = 0 if keep else images * image_pitch if bands == 1 else band * row_pitch
+        before = np.empty_like(y) if keep else _scratch("before", workers * own, x.dtype)
+        options = np.array([*activation.options.values()], np.float64)
+        given = [options.ctypes.data, before.ctypes.data, y.ctypes.data]
+        calls = [address(activation.program, x.dtype), *given, *[0] * 8 * workers]
+    numbers = np.array([*sizes, p.jobs, apart, depthwise, own, *calls], np.int64)
+    run(_convolve, (x.reshape(-1), panels, biases.reshape(-1), before.reshape(-1), copies, p.table, numbers), workers)
+    return (y, before) if keep else y
 
 
 def forward(
-    x: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int
-) -> Array:
-    return _run(x, w, bias, offsets, stride, shape, groups, False)
+    x: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int,
+    activation: Activation | None = None, keep: bool = False,
+) -> Any:  # fmt: skip
+    return _run(x, w, bias, offsets, stride, shape, groups, activation, keep, False)
 
 
 def input_gradient(
-    g: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int
-) -> Array:
-    return _run(g, w, bias, offsets, stride, shape, groups, True)
+    g: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int,
+    activation: Activation | None = None, keep: bool = False,
+) -> Any:  # fmt: skip
+    return _run(g, w, bias, offsets, stride, shape, groups, activation, keep, True)
 
 
 def weight_gradient(x: Array, g: Array, offsets: Offsets, stride: Sequence[int], groups: int) -> Array:
     x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
-    channels, total, lanes = x.shape[-1], g.shape[-1], BLOCK_BYTES // x.itemsize
-    vector = groups > 1 and groups == channels == total
-    sizes = (1, 1, total) if vector else (groups, channels // groups, total // groups)
+    channels, outputs, lanes = x.shape[-1], g.shape[-1], BLOCK_BYTES // x.itemsize
+    depthwise = groups > 1 and groups == channels == outputs
+    sizes = (1, 1, outputs) if depthwise else (groups, channels // groups, outputs // groups)
     p = plan(
-        x.shape[0], x.shape[1:-1], channels, sizes[1], total, tuple(offsets), tuple(stride), g.shape[1:-1],
-        _apart(channels, x.itemsize), False,
+        x.shape[0], x.shape[1:-1], channels, sizes[1], outputs, tuple(offsets), tuple(stride), g.shape[1:-1],
+        _apart(channels, x.itemsize), lanes, False,
     )  # fmt: skip
-    count = len(p.steps)
+    count, blocks = len(p.steps), -(-sizes[2] // lanes)
     pixels = math.prod(g.shape[:-1])
     parts = max(1, min(PARTS, p.jobs, pixels // PART_PIXELS))
-    splits = max(1, min(sizes[0] * -(-sizes[2] // lanes), PARTS // parts))
-    items = parts * splits
-    w = np.empty((len(offsets), channels // groups, total), x.dtype)
-    tables = p.phases, p.source, p.target, p.steps, p.taps
-    sums = _scratch("sums", parts, sizes[0] * count * -(-sizes[2] // lanes) * lanes, x.dtype)
-    zeros, lines = np.zeros(lanes, x.dtype), _lines(count, lanes)
-    threads = THREADS if items > 1 and pixels * count * total > SMALL else 1
-    copies = _scratch("copies", threads, p.scratch, x.dtype)
-    panels = _scratch("panels", threads, DEPTH * lanes, x.dtype)
-    flat, out = x.reshape(-1), g.reshape(-1)
-    if threads > 1:
-        _weigh(
-            items, parts, splits, p.jobs, flat, out, sums, copies, panels, zeros, tables, lines, p.geometry, sizes,
-            vector,
-        )  # fmt: skip
-    else:
-        for item in range(items):
-            _weigh_part(
-                item, parts, splits, p.jobs, flat, out, sums, copies[0], panels[0], zeros, tables, lines, p.geometry,
-                sizes, vector,
-            )  # fmt: skip
-    _add(sums, w.reshape(-1), count, sizes)
-    return w
+    splits = max(1, min(sizes[0] * blocks, PARTS // parts))
+    workers = numba.get_num_threads() if parts * splits > 1 and pixels * count * outputs > SMALL else 1
+    sums = _scratch("sums", parts * sizes[0] * blocks * count * lanes, x.dtype)
+    copies = _scratch("copies", workers * p.scratch, x.dtype)
+    panels = _scratch("panels", workers * (DEPTH + 1) * lanes, x.dtype)
+    counts = np.array([*sizes, p.jobs, p.scratch, depthwise, parts, splits], np.int64)
+    run(_weigh, (x.reshape(-1), g.reshape(-1), sums, panels, copies, p.table, counts), workers)
+    total = np.add.reduce(sums.reshape(parts, sizes[0], blocks, count, lanes))
+    w = total.transpose(2, 0, 1, 3).reshape(count, sizes[0], blocks * lanes)[..., : sizes[2]]
+    return w.reshape(len(offsets), channels // groups, outputs)

@@ -107,6 +107,9 @@ struct TensorFloat32 {
   }
 };
 
+// gpu.py puts a formula in the place of this; options are its numbers.
+__device__ inline float activated(float x, const float* options) { return x; }
+
 // ---- forward and input gradient -------------------------------------------------------------------------------------
 
 // How weights lie: w [taps, inputs of a group, outputs of all groups].
@@ -123,7 +126,8 @@ struct Weights {
 // Of a group, `read` channels are summed over and `made` channels written. TRANSPOSED: from outputs to inputs.
 template <class Sum, bool TRANSPOSED>
 __device__ __forceinline__ void gather(
-    const float* x, const Weights& w, const float* bias, float* y, const Plan* plan, int images, int groups) {
+    const float* x, const Weights& w, const float* bias, float* y, const Plan* plan, int images, int groups,
+    float* before, const float* options) {
   __shared__ __align__(16) float a[DEPTH][Sum::ROW], b[DEPTH][Sum::ROW];
   __shared__ Pixel pixels[TILE];
   const int read = TRANSPOSED ? w.outputs : w.inputs, made = TRANSPOSED ? w.inputs : w.outputs;
@@ -179,8 +183,11 @@ __device__ __forceinline__ void gather(
     for (int j = 0; j < 4; j++) {
       const Pixel& p = pixels[Sum::row(i, j)];
       const int column = columns + Sum::column(i, j), channel = group * made + column;
-      if (p.image >= 0 && column < made)
-        y[target(plan, phase, p) * groups * made + channel] = sum.sum[i][j] + (bias ? bias[channel] : 0.0f);
+      if (p.image < 0 || column >= made) continue;
+      const long long at = target(plan, phase, p) * groups * made + channel;
+      const float value = sum.sum[i][j] + (bias ? bias[channel] : 0.0f);
+      if (before) before[at] = value;
+      y[at] = activated(value, options);
     }
   }
 }
@@ -188,7 +195,8 @@ __device__ __forceinline__ void gather(
 // For few channels a group, where most of a tile would be idle: a thread for each element of the output.
 template <bool TRANSPOSED>
 __device__ __forceinline__ void gather_few(
-    const float* x, const Weights& w, const float* bias, float* y, const Plan* plan, int images, int groups) {
+    const float* x, const Weights& w, const float* bias, float* y, const Plan* plan, int images, int groups,
+    float* before, const float* options) {
   const int read = TRANSPOSED ? w.outputs : w.inputs, made = TRANSPOSED ? w.inputs : w.outputs;
   const Phase phase = phase_of(plan, blockIdx.z);
   const Step* steps = steps_of(plan, phase);
@@ -204,7 +212,10 @@ __device__ __forceinline__ void gather_few(
     for (int c = 0; c < read; c++)
       sum += from[c] * (TRANSPOSED ? w.at(steps[s].tap, group, column, c) : w.at(steps[s].tap, group, c, column));
   }
-  y[target(plan, phase, p) * groups * made + channel] = sum + (bias ? bias[channel] : 0.0f);
+  const long long at = target(plan, phase, p) * groups * made + channel;
+  const float value = sum + (bias ? bias[channel] : 0.0f);
+  if (before) before[at] = value;
+  y[at] = activated(value, options);
 }
 
 // ---- gradient to the weights ----------------------------------------------------------------------------------------
@@ -273,44 +284,50 @@ __device__ __forceinline__ void weights(const float* x, const float* g, float* p
 
 extern "C" __global__ void __launch_bounds__(THREADS) forward(
     const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-    const int* __restrict__ plan, int images, int groups, int inputs, int outputs) {
+    const int* __restrict__ plan, int images, int groups, int inputs, int outputs,
+    float* __restrict__ before, const float* __restrict__ options) {
   const Weights weights{w, inputs, outputs, groups * outputs};
-  gather<Float32, false>(x, weights, bias, y, reinterpret_cast<const Plan*>(plan), images, groups);
+  gather<Float32, false>(x, weights, bias, y, reinterpret_cast<const Plan*>(plan), images, groups, before, options);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) forward_tf32(
     const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-    const int* __restrict__ plan, int images, int groups, int inputs, int outputs) {
+    const int* __restrict__ plan, int images, int groups, int inputs, int outputs,
+    float* __restrict__ before, const float* __restrict__ options) {
   const Weights weights{w, inputs, outputs, groups * outputs};
-  gather<TensorFloat32, false>(x, weights, bias, y, reinterpret_cast<const Plan*>(plan), images, groups);
+  gather<TensorFloat32, false>(x, weights, bias, y, reinterpret_cast<const Plan*>(plan), images, groups, before, options);
 }
 
 extern "C" __global__ void forward_few(
     const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-    const int* __restrict__ plan, int images, int groups, int inputs, int outputs) {
+    const int* __restrict__ plan, int images, int groups, int inputs, int outputs,
+    float* __restrict__ before, const float* __restrict__ options) {
   const Weights weights{w, inputs, outputs, groups * outputs};
-  gather_few<false>(x, weights, bias, y, reinterpret_cast<const Plan*>(plan), images, groups);
+  gather_few<false>(x, weights, bias, y, reinterpret_cast<const Plan*>(plan), images, groups, before, options);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) input_gradient(
     const float* __restrict__ g, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ x,
-    const int* __restrict__ plan, int images, int groups, int inputs, int outputs) {
+    const int* __restrict__ plan, int images, int groups, int inputs, int outputs,
+    float* __restrict__ before, const float* __restrict__ options) {
   const Weights weights{w, inputs, outputs, groups * outputs};
-  gather<Float32, true>(g, weights, bias, x, reinterpret_cast<const Plan*>(plan), images, groups);
+  gather<Float32, true>(g, weights, bias, x, reinterpret_cast<const Plan*>(plan), images, groups, before, options);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) input_gradient_tf32(
     const float* __restrict__ g, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ x,
-    const int* __restrict__ plan, int images, int groups, int inputs, int outputs) {
+    const int* __restrict__ plan, int images, int groups, int inputs, int outputs,
+    float* __restrict__ before, const float* __restrict__ options) {
   const Weights weights{w, inputs, outputs, groups * outputs};
-  gather<TensorFloat32, true>(g, weights, bias, x, reinterpret_cast<const Plan*>(plan), images, groups);
+  gather<TensorFloat32, true>(g, weights, bias, x, reinterpret_cast<const Plan*>(plan), images, groups, before, options);
 }
 
 extern "C" __global__ void input_gradient_few(
     const float* __restrict__ g, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ x,
-    const int* __restrict__ plan, int images, int groups, int inputs, int outputs) {
+    const int* __restrict__ plan, int images, int groups, int inputs, int outputs,
+    float* __restrict__ before, const float* __restrict__ options) {
   const Weights weights{w, inputs, outputs, groups * outputs};
-  gather_few<true>(g, weights, bias, x, reinterpret_cast<const Plan*>(plan), images, groups);
+  gather_few<true>(g, weights, bias, x, reinterpret_cast<const Plan*>(plan), images, groups, before, options);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) weight_gradient(

@@ -1,15 +1,21 @@
-"""The convolution in CUDA C. float32; what it computes is in reference.py."""
+"""The convolution in CUDA C, float32; what it computes is in reference.py.
+
+Under `backend.use_precision("tf32")` products are in TF32 where channels are many.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from micrognm.kernels import cuda
+from micrognm.kernels.formula.emit import cuda_function
+from micrognm.kernels.formula.program import Activation, Program
 
 from micrognm import backend
 
@@ -19,27 +25,25 @@ Offsets = Sequence[Sequence[int]]
 TILE, DEPTH, THREADS = 64, 16, 128  # as in gpu.cu
 FEW = 8  # channels a group below which a tile would be mostly idle
 BLOCKS = 512  # that the sum over pixels is split into, where there are pixels enough
+IDENTITY = "__device__ inline float activated(float x, const float* options) { return x; }\n"  # in gpu.cu
 module = cuda.module(__file__)
 
 
 def forward(
     x: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int,
-    *, tf32: bool = False,
-) -> Array:  # fmt: skip
-    """tf32: products of numbers rounded to 10 bits of mantissa, on tensor cores; only where the caller asks for it."""
-    return _gather("forward", x, w, bias, offsets, stride, shape, groups, tf32)
+    activation: Activation | None = None, keep: bool = False,
+) -> Any:  # fmt: skip
+    return _gather("forward", x, w, bias, offsets, stride, shape, groups, activation, keep)
 
 
 def input_gradient(
     g: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int,
-    *, tf32: bool = False,
-) -> Array:  # fmt: skip
-    return _gather("input_gradient", g, w, bias, offsets, stride, shape, groups, tf32)
+    activation: Activation | None = None, keep: bool = False,
+) -> Any:  # fmt: skip
+    return _gather("input_gradient", g, w, bias, offsets, stride, shape, groups, activation, keep)
 
 
-def weight_gradient(
-    x: Array, g: Array, offsets: Offsets, stride: Sequence[int], groups: int, *, tf32: bool = False
-) -> Array:
+def weight_gradient(x: Array, g: Array, offsets: Offsets, stride: Sequence[int], groups: int) -> Array:
     x, g = module.float32(x, g)
     inputs, outputs, taps = x.shape[-1] // groups, g.shape[-1] // groups, len(offsets)
     xp = backend.array_module(x)
@@ -59,8 +63,7 @@ def weight_gradient(
     if few:
         module.launch("weight_gradient_few", (*grid, parts), (32, 8), *arguments)
     else:
-        name = "weight_gradient_tf32" if tf32 else "weight_gradient"
-        module.launch(name, (*grid, groups * parts), THREADS, *arguments)
+        module.launch(cuda.in_precision("weight_gradient"), (*grid, groups * parts), THREADS, *arguments)
     if parts > 1:
         module.launch("add_parts", cuda.ceil_div(w.size, 256), 256, part, w, w.size, parts)
     return w
@@ -68,8 +71,8 @@ def weight_gradient(
 
 def _gather(
     name: str, x: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int],
-    groups: int, tf32: bool,
-) -> Array:  # fmt: skip
+    groups: int, activation: Activation | None, keep: bool,
+) -> Any:  # fmt: skip
     x, w, bias = module.float32(x, w, bias)
     transposed = name == "input_gradient"
     inputs, outputs = w.shape[1], w.shape[2] // groups
@@ -78,13 +81,28 @@ def _gather(
     plan, phases, pixels = _plan(xp, x.shape[1:-1], _tuples(offsets), tuple(stride), tuple(shape), transposed)
     pixels *= len(x)
     y = np.empty_like(x, shape=(len(x), *shape, groups * made))
-    arguments = x, w, bias, y, plan, len(x), groups, inputs, outputs
+    before = np.empty_like(y) if keep else None
+    options = None if activation is None else xp.asarray(np.array([*activation.options.values()], np.float32))
+    arguments = x, w, bias, y, plan, len(x), groups, inputs, outputs, before, options
+    own = module if activation is None else _with(activation.program)
     if made < FEW:
-        module.launch(f"{name}_few", (cuda.ceil_div(pixels * groups * made, 256), 1, phases), 256, *arguments)
+        own.launch(f"{name}_few", (cuda.ceil_div(pixels * groups * made, 256), 1, phases), 256, *arguments)
     else:
         grid = cuda.ceil_div(pixels, TILE), cuda.ceil_div(made, TILE), phases * groups
-        module.launch(f"{name}_tf32" if tf32 else name, grid, THREADS, *arguments)
-    return y
+        own.launch(cuda.in_precision(name), grid, THREADS, *arguments)
+    return (y, before) if keep else y
+
+
+def _with(program: Program) -> cuda.Module:
+    """gpu.cu with the program as its activation."""
+    if "conv" not in program.made:
+        text = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+        found = text.count(IDENTITY)
+        if found != 1:
+            raise RuntimeError(f"conv/gpu.cu: the activation that gpu.py replaces is there {found} times, not once")
+        text = text.replace(IDENTITY, cuda_function(program, "activated"))
+        program.made["conv"] = cuda.Module(text, f"conv/gpu.cu with {program.name}")
+    return program.made["conv"]
 
 
 def _tuples(offsets: Offsets) -> tuple[tuple[int, ...], ...]:

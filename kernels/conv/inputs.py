@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from micrognm.kernels.drawn import Drawn
+from micrognm.kernels.formula.program import Activation
+
+from micrognm.ops import elu, gelu
 
 THREADS_AGREE = True
 
 # Channels of a group: none, one, fewer than a vector, and around one and two of them.
 CHANNELS = st.sampled_from([1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 0])
+
+# An activation and whether to keep what it is applied to. Both have slopes of about 1 at most.
+ELU, GELU = Activation(elu.program, {"alpha": 0.5}), Activation(gelu.program, {})
+ENDS = [(), (None, False), (ELU, False), (ELU, True), (GELU, False), (GELU, True)]
 
 
 @st.composite
@@ -37,6 +44,7 @@ def problems(draw: Any) -> dict[str, Any]:
         "x": rng.standard_normal((images, *space, inputs * groups)),
         "w": rng.standard_normal((len(offsets), inputs, outputs * groups)),
         "g": rng.standard_normal((images, *shape, outputs * groups)),
+        "end": draw(st.sampled_from(ENDS)),
         "bias": rng.standard_normal(outputs * groups) if biased else None,
         "input_bias": rng.standard_normal(inputs * groups) if biased else None,
         "rest": (offsets, stride, shape, groups),
@@ -47,9 +55,9 @@ def problems(draw: Any) -> dict[str, Any]:
 
 
 STRATEGIES = {
-    "forward": problems().map(lambda p: Drawn((p["x"], p["w"], p["bias"], *p["rest"]), p["terms"][0] + 1)),
+    "forward": problems().map(lambda p: Drawn((p["x"], p["w"], p["bias"], *p["rest"], *p["end"]), p["terms"][0] + 1)),
     "input_gradient": problems().map(
-        lambda p: Drawn((p["g"], p["w"], p["input_bias"], *p["input_rest"]), p["terms"][1] + 1)
+        lambda p: Drawn((p["g"], p["w"], p["input_bias"], *p["input_rest"], *p["end"]), p["terms"][1] + 1)
     ),
     "weight_gradient": problems().map(lambda p: Drawn((p["x"], p["g"], *p["weight_rest"]), p["terms"][2] + 1)),
 }

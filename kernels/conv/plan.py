@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 Array = Any
 JOB_BYTES = 1 << 18  # of padded image that a job works on: half of a level 2 cache
 JOBS = 8  # at least, where there is work for them
+MOST_ROWS = 8  # of a tile
 
 
 class Plan(NamedTuple):
@@ -19,11 +21,13 @@ class Plan(NamedTuple):
     A job is `images` images or `band` rows (of the first axis) of one; it works on a padded copy of what it reads.
     """
 
-    geometry: tuple[int, ...]  # see `_job`
-    phases: Array  # [phases, 5]: rows, pixels a row, start in `source`, start in `steps`, number of steps
+    table: Array  # where the next six start in it, then they: compiled code gets this alone
+    geometry: Array  # see the end of `plan`
+    phases: Array  # five numbers each: rows, pixels a row, start in `source`, start in `steps`, number of steps
     source: Array  # of every pixel that a job writes: where its tap (0, 0) is in the padded copy
     target: Array  # and where it is written, from the start of what the job writes
     steps: Array  # of every tap and channel: from the pixel's source
+    lines: Array  # where lines of `lanes` sums start: as many as steps, or as rows of a tile
     taps: Array  # the taps in the order of steps
     jobs: int
     scratch: int  # elements of the padded copy
@@ -32,11 +36,12 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=512)
 def plan(
     n: int, space: tuple[int, ...], channels: int, inputs: int, outputs: int, offsets: tuple[tuple[int, ...], ...],
-    stride: tuple[int, ...], shape: tuple[int, ...], wide: int, transposed: bool,
+    stride: tuple[int, ...], shape: tuple[int, ...], wide: int, lanes: int, transposed: bool,
 ) -> Plan:  # fmt: skip
     """The plan for reading [n, *space, channels] and writing [n, *shape, outputs]; inputs: the channels of a group.
 
-    wide: elements from pixel to pixel in the padded copy; `channels` unless the kernel wants a gap there.
+    wide: elements from pixel to pixel in the padded copy; `channels` unless the kernel wants a gap there. lanes:
+    outputs that a tile sums at once.
     """
     space, shape, stride = _three(space), _three(shape), _three(stride)
     taps = np.array([_three(o, 0) for o in offsets], np.int64).reshape(len(offsets), 3)
@@ -91,13 +96,18 @@ def plan(
             tables.append(found)
         at, here = at + s.size, here + k.size
     bands = -(-rows // band) if rows else 0
+    parts = [
+        np.array([
+            n, *space, channels, wide, *low, *extent[1:], height, images, band, bands, scale[0], direct,
+            shape[0] * out[0], step[0] * out[0],
+        ]),
+        np.array(table).ravel(), *map(_join, (source, target, steps)), np.arange(max(here, MOST_ROWS)) * lanes,
+    ]  # fmt: skip
+    starts = len(parts) + np.cumsum([0, *map(len, parts)])
+    joined = _join([starts[:-1], *parts])
+    each = [joined[i:j] for i, j in itertools.pairwise(starts)]
     return Plan(
-        geometry=(
-            n, *space, channels, wide, *(int(v) for v in low), *extent[1:], height, images, band, bands, scale[0],
-            int(direct), shape[0] * out[0], step[0] * out[0],
-        ),
-        phases=np.array(table, np.int64).reshape(len(table), 5),
-        source=_join(source), target=_join(target), steps=_join(steps), taps=_join(order),
+        joined, *each, taps=_join(order),  # type: ignore[misc]  # mypy does not count the parts
         jobs=-(-n // images) * bands if pixels else 0,
         scratch=images * height * inner + 64,  # vector loads of the last channels may read past the end
     )  # fmt: skip

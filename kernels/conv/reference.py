@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from micrognm.kernels.formula.program import Activation
+from micrognm.kernels.formula.reference import run
 
 Array = Any
 Offsets = Sequence[Sequence[int]]
@@ -45,28 +47,42 @@ def _weights(w: Array, t: int, groups: int, axes: int) -> Array:
 
 
 def forward(
-    x: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int
-) -> Array:
-    """y[n, p] = bias + sum over t of x[n, p stride + offset_t] @ w[t]."""
+    x: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int,
+    activation: Activation | None = None, keep: bool = False,
+) -> Any:  # fmt: skip
+    """y[n, p] = activation(bias + sum over t of x[n, p stride + offset_t] @ w[t]).
+
+    keep: give what the activation was applied to after it.
+    """
     y = np.zeros_like(x, shape=(x.shape[0], *shape, w.shape[-1]))
     for t, offset in enumerate(offsets):
         read, written = _overlap(offset, stride, x.shape[1:-1], shape)
         _split(y, groups)[written] += _split(x, groups)[read] @ _weights(w, t, groups, x.ndim)
-    return y if bias is None else y + bias
+    return _activated(y, bias, activation, keep)
 
 
 def input_gradient(
-    g: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int
-) -> Array:
+    g: Array, w: Array, bias: Array | None, offsets: Offsets, stride: Sequence[int], shape: Sequence[int], groups: int,
+    activation: Activation | None = None, keep: bool = False,
+) -> Any:  # fmt: skip
     """What forward does to g, transposed: x[n, p stride + offset_t] += g[n, p] @ w[t]^T into an image of this shape.
 
-    This is also the transposed convolution, so it takes a bias [C].
+    This is also the transposed convolution, so it takes a bias [C] and an activation.
     """
     x = np.zeros_like(g, shape=(g.shape[0], *shape, w.shape[1] * groups))
     for t, offset in enumerate(offsets):
         read, written = _overlap(offset, stride, shape, g.shape[1:-1])
         _split(x, groups)[read] += _split(g, groups)[written] @ _weights(w, t, groups, g.ndim).swapaxes(-1, -2)
-    return x if bias is None else x + bias
+    return _activated(x, bias, activation, keep)
+
+
+def _activated(y: Array, bias: Array | None, activation: Activation | None, keep: bool) -> Any:
+    if bias is not None:
+        y = y + bias
+    if activation is None:
+        return y
+    (made,) = run(activation.program, [y], activation.options)
+    return (made, y) if keep else made
 
 
 def weight_gradient(x: Array, g: Array, offsets: Offsets, stride: Sequence[int], groups: int) -> Array:

@@ -123,10 +123,19 @@ def _summed(out: Array, shape: Shape, letters: str | None, full: Shape, at: Layo
 def _in_threads(plan: Plan, arrays: list[Array], numbers: list[float]) -> None:
     sizes = np.array([plan.rows, plan.step, plan.at.inner, plan.at.columns], np.int64)
     held = [sizes, np.array(numbers, np.float64), *arrays]
-    if not hasattr(plan.module, "address"):
-        plan.module.address = plan.module.in_threads().address  # type: ignore[attr-defined]
     addresses = np.array([x.ctypes.data for x in held], np.uintp)
-    loops.in_threads(plan.module.address, addresses, plan.parts)
+    loops.in_threads(_address(plan.module), addresses, plan.parts)
+
+
+def _address(module: Any) -> int:
+    if not hasattr(module, "address"):
+        module.address = module.in_threads().address
+    return module.address
+
+
+def address(program: Program, dtype: Any) -> int:
+    """Where run_part lies for one array in and one out, which are contiguous and of this dtype: see emit.py."""
+    return _address(_plan(program, [np.empty(2, dtype)], None).module)
 
 
 def _plan(program: Program, inputs: Sequence[Any], shapes: tuple[Shape, ...] | None) -> Plan:

@@ -32,8 +32,13 @@ def gradients(y: Symbol, inputs: Sequence[Symbol], g: Symbol, out: Symbol | None
     plain = [_pulled(g, derivative(y, x)) for x in inputs]
     if out is None or y.op in ("input", "number", "option"):
         return plain
-    short = [S.rebuilt(d, {y: out}) for d in plain]
-    return min(plain, short, key=_cost)
+    known = {y: out}
+    if y.op == "where" and y.args[0].op == "less_equal" and value(y.args[1]) == 0:
+        x, zero = y.args[0].args
+        if x is y.args[2] and value(zero) == 0:  # relu: 0 where x <= 0, else x, is itself 0 or less where x is
+            known[y.args[0]] = out <= 0
+    short = [S.rebuilt(d, known) for d in plain]
+    return min(short, plain, key=_cost)  # of equals the output: what comes next often keeps it anyway
 
 
 def _pulled(g: Symbol, slope: Symbol) -> Symbol:

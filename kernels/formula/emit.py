@@ -312,21 +312,28 @@ class Cuda(Dialect):
         return f"{'powf' if op == 'power' else op}({', '.join(args)})", 9
 
 
-HEADER = """\
-#include "cuda.cuh"
-
-// {title}
-
-__device__ inline float sigmoid(float x) {{ return 1.0f / (1.0f + expf(-x)); }}
-__device__ inline float softplus(float x) {{ return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x))); }}
-__device__ inline float log_sigmoid(float x) {{ return -softplus(-x); }}
-__device__ inline float sign(float x) {{ return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : x); }}
-__device__ inline float maximum(float a, float b) {{ return a > b || a != a ? a : b; }}
-__device__ inline float minimum(float a, float b) {{ return a < b || a != a ? a : b; }}
-__device__ inline float clip(float x, float low, float high) {{ return x < low ? low : (x > high ? high : x); }}
-__device__ inline float pull(float g, float slope) {{ return g == 0.0f ? g : g * slope; }}
+FUNCTIONS = """\
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ inline float softplus(float x) { return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x))); }
+__device__ inline float log_sigmoid(float x) { return -softplus(-x); }
+__device__ inline float sign(float x) { return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : x); }
+__device__ inline float maximum(float a, float b) { return a > b || a != a ? a : b; }
+__device__ inline float minimum(float a, float b) { return a < b || a != a ? a : b; }
+__device__ inline float clip(float x, float low, float high) { return x < low ? low : (x > high ? high : x); }
+__device__ inline float pull(float g, float slope) { return g == 0.0f ? g : g * slope; }
 
 """
+
+
+def cuda_function(program: Program, name: str) -> str:
+    """float name(float x, const float* its options), for the device: a program of one input and one output."""
+    names = local_names(program)
+    statements, (result,) = expressions(program.outputs, Cuda(), names, set())
+    lines = [f"const float {names[option]} = p[{k}];" for k, option in enumerate(program.options)]
+    lines += [*(f"const auto {made} = {text};" for made, text in statements), f"return {result};"]
+    (given,) = (names[x] for x in program.inputs)
+    head = f"__device__ inline float {name}(float {given}, const float* p)"
+    return FUNCTIONS + f"{head} {{\n" + "\n".join(_indented(lines)) + "\n}\n"
 
 
 def cuda_source(program: Program, at: Layout, kinds: Sequence[str | None], dtype: str = "float32") -> str:
@@ -366,5 +373,6 @@ def cuda_source(program: Program, at: Layout, kinds: Sequence[str | None], dtype
              *(f"  {line}" for line in inside), "}"]  # fmt: skip
     for k in sums:
         lines += [f"sum{k} = block_sum(sum{k});", f"if (threadIdx.x == 0) out{k}[blockIdx.x] = sum{k};"]
-    text = HEADER.format(title=program.name) + f'extern "C" __global__ void part({", ".join(given)}) {{\n  '
+    head = f'#include "cuda.cuh"\n\n// {program.name}\n\n{FUNCTIONS}'
+    text = head + f'extern "C" __global__ void part({", ".join(given)}) {{\n  '
     return text + "\n  ".join(lines) + "\n}\n"

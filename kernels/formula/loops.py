@@ -82,7 +82,7 @@ def add(typing: Any, total: Any, x: Any) -> Any:
 
 
 @intrinsic
-def _call(typing: Any, function: Any, addresses: Any, part: Any) -> Any:
+def call(typing: Any, function: Any, addresses: Any, part: Any) -> Any:
     """run_part at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -99,4 +99,4 @@ def _call(typing: Any, function: Any, addresses: Any, part: Any) -> Any:
 def in_threads(function: Any, addresses: Any, parts: Any) -> None:
     """run_part(addresses, 0), run_part(addresses, 1), ... in threads. One for all formulas: it is slow to compile."""
     for part in prange(parts):
-        _call(function, addresses, part)
+        call(function, addresses, part)

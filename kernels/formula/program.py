@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,13 @@ class Program:
         self.options = tuple(options)
         self.outputs = tuple(outputs)
         self.made: dict[Any, Any] = {}
+
+
+class Activation(NamedTuple):
+    """A program of one input and one output of its shape, with its options: what a kernel applies before it writes."""
+
+    program: Program
+    options: Mapping[str, float]
 
 
 class Layout(NamedTuple):

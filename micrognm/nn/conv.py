@@ -9,17 +9,12 @@ from micrognm.engine import Tensor
 from micrognm.nn.init import Initialiser, fan_in_uniform
 from micrognm.nn.module import Module, Parameter
 from micrognm.ops import mul, swap
-from micrognm.ops.conv import conv, conv_transpose
+from micrognm.ops.conv import Activation, conv, conv_transpose, formula_of
 from micrognm.taps import Taps
 
 
-class Conv(Module):
-    """x [N, *space, n_in] -> [N, *space / stride, n_out], by weight [taps, n_in / groups, n_out] and bias [n_out].
-
-    Outputs are ceil(size / stride) an axis, or `shape` where it is given. groups are convolutions side by side, each
-    with its share of the channels; groups = n_in is the depthwise one. The weight starts uniform within
-    1 / sqrt(taps * n_in / groups) (PyTorch's default) unless init is given, the bias at 0.
-    """
+class _Convolution(Module):
+    """What convolutions and their adjoints share."""
 
     bias: Parameter | None
 
@@ -35,16 +30,50 @@ class Conv(Module):
         groups: int = 1,
         bias: bool = True,
         init: Initialiser | None = None,
+        activation: Activation | None = None,
     ) -> None:
-        _check(type(self).__name__, n_in, n_out, taps, groups)
-        self.taps, self.stride, self.shape, self.groups = taps, stride, shape, groups
-        draw = init or fan_in_uniform()
-        each = [draw(rng, (len(taps), n_in // groups, n_out // groups)) for _ in range(groups)]
-        self.weight = Parameter(np.concatenate(each, axis=-1))
+        layer = type(self).__name__
+        if n_in < 1 or n_out < 1:
+            raise ValueError(f"{layer}: n_in and n_out must be 1 or more, got {n_in} and {n_out}")
+        if groups < 1 or n_in % groups or n_out % groups:
+            raise ValueError(f"{layer}: groups={groups} must divide n_in and n_out, which are {n_in} and {n_out}")
+        if not isinstance(taps, Taps):
+            raise TypeError(
+                f"{layer}: taps is {type(taps).__name__}; expected Taps, as micrognm.taps.square(3) makes them"
+            )
+        if activation is not None:
+            formula_of(layer, activation)
+        self.taps, self.stride, self.shape, self.groups, self.activation = taps, stride, shape, groups, activation
+        self.weight = Parameter(self._drawn(n_in, n_out, rng, init or fan_in_uniform()))
         self.bias = Parameter(np.zeros(n_out, np.float32)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.apply(x, self.effective_weight(), self.bias)
+
+    def _drawn(self, n_in: int, n_out: int, rng: np.random.Generator, init: Initialiser) -> np.ndarray:
+        """The weight at the start."""
+        raise NotImplementedError
+
+    def effective_weight(self) -> Tensor:
+        raise NotImplementedError
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+class Conv(_Convolution):
+    """x [N, *space, n_in] -> [N, *space / stride, n_out], by weight [taps, n_in / groups, n_out] and bias [n_out].
+
+    Outputs are ceil(size / stride) an axis, or `shape` where it is given. groups are convolutions side by side, each
+    with its share of the channels; groups = n_in is the depthwise one. The weight starts uniform within
+    1 / sqrt(taps * n_in / groups) (PyTorch's default) unless init is given, the bias at 0. activation: a formula of one
+    input, as ops.elu, which the same pass applies to the outputs.
+    """
+
+    def _drawn(self, n_in: int, n_out: int, rng: np.random.Generator, init: Initialiser) -> np.ndarray:
+        groups = self.groups
+        each = [init(rng, (len(self.taps), n_in // groups, n_out // groups)) for _ in range(groups)]
+        return np.concatenate(each, axis=-1)
 
     def effective_weight(self) -> Tensor:
         """The weight that meets the input: [taps, n_in / groups, n_out]."""
@@ -53,8 +82,12 @@ class Conv(Module):
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's map with another weight and bias. ValueError where x is not [N, *space, n_in]."""
         if incremental.active():
-            return incremental.conv(self, x, weight, bias, self.taps)
-        return conv(x, weight, bias, taps=self.taps, stride=self.stride, shape=self.shape, groups=self.groups)
+            y = incremental.conv(self, x, weight, bias, self.taps)
+            return y if self.activation is None else self.activation(y)
+        return conv(
+            x, weight, bias, taps=self.taps, stride=self.stride, shape=self.shape, groups=self.groups,
+            activation=self.activation,
+        )  # fmt: skip
 
 
 class MaskedConv(Conv):
@@ -76,6 +109,7 @@ class MaskedConv(Conv):
         mask: str,
         bias: bool = True,
         init: Initialiser | None = None,
+        activation: Activation | None = None,
     ) -> None:
         if mask not in ("A", "B"):
             raise ValueError(
@@ -87,7 +121,7 @@ class MaskedConv(Conv):
             raise ValueError(
                 f"MaskedConv: the centre must be read, and nothing after it, as by causal(k, 'B'); got\n{taps.draw()}"
             )
-        super().__init__(n_in, n_out, taps, rng, bias=bias, init=init)
+        super().__init__(n_in, n_out, taps, rng, bias=bias, init=init, activation=activation)
         reader, read = np.arange(n_out) // (n_out // 3), np.arange(n_in)[:, None] // (n_in // 3)
         seen = np.ones(self.weight.shape, np.float32)
         seen[-1] = read < reader if mask == "A" else read <= reader
@@ -98,15 +132,14 @@ class MaskedConv(Conv):
         return mul(self.weight, self.mask)
 
 
-class ConvTranspose(Module):
+class ConvTranspose(_Convolution):
     """The adjoint of Conv: x [N, *space, n_in] -> [N, *space * stride, n_out]; each pixel is spread over its taps.
 
     Outputs are size * stride an axis, or `shape` where it is given. weight [taps, n_out, n_in] is that of the Conv from
     n_out to n_in whose adjoint this is. With a stride, an output is reached by the taps of its phase alone: each phase
-    starts uniform within 1 / sqrt(its taps * n_in) unless init is given, so that all outputs start alike.
+    starts uniform within 1 / sqrt(its taps * n_in) unless init is given, so that all outputs start alike. activation: a
+    formula of one input, as ops.elu, which the same pass applies to the outputs.
     """
-
-    bias: Parameter | None
 
     def __init__(
         self,
@@ -119,20 +152,20 @@ class ConvTranspose(Module):
         shape: tuple[int, ...] | None = None,
         bias: bool = True,
         init: Initialiser | None = None,
+        activation: Activation | None = None,
     ) -> None:
-        _check("ConvTranspose", n_in, n_out, taps, 1)
-        self.taps, self.stride, self.shape = taps, stride, shape
-        phases: dict[tuple[int, ...], list[int]] = {}
-        for t, offset in enumerate(taps.offsets):
-            phases.setdefault(tuple(np.mod(offset, stride).tolist()), []).append(t)
-        weight = np.empty((len(taps), n_out, n_in), np.float32)
-        for places in phases.values():
-            weight[places] = (init or fan_in_uniform())(rng, (len(places), n_in, n_out)).swapaxes(1, 2)
-        self.weight = Parameter(weight)
-        self.bias = Parameter(np.zeros(n_out, np.float32)) if bias else None
+        super().__init__(
+            n_in, n_out, taps, rng, stride=stride, shape=shape, bias=bias, init=init, activation=activation
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.apply(x, self.effective_weight(), self.bias)
+    def _drawn(self, n_in: int, n_out: int, rng: np.random.Generator, init: Initialiser) -> np.ndarray:
+        phases: dict[tuple[int, ...], list[int]] = {}
+        for t, offset in enumerate(self.taps.offsets):
+            phases.setdefault(tuple(np.mod(offset, self.stride).tolist()), []).append(t)
+        weight = np.empty((len(self.taps), n_out, n_in), np.float32)
+        for places in phases.values():
+            weight[places] = init(rng, (len(places), n_in, n_out)).swapaxes(1, 2)
+        return weight
 
     def effective_weight(self) -> Tensor:
         """The weight that meets the input, outputs last: [taps, n_in, n_out]."""
@@ -140,13 +173,6 @@ class ConvTranspose(Module):
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's map with another weight and bias. ValueError where x is not [N, *space, n_in]."""
-        return conv_transpose(x, swap(weight), bias, taps=self.taps, stride=self.stride, shape=self.shape)
-
-
-def _check(layer: str, n_in: int, n_out: int, taps: Taps, groups: int) -> None:
-    if n_in < 1 or n_out < 1:
-        raise ValueError(f"{layer}: n_in and n_out must be 1 or more, got {n_in} and {n_out}")
-    if groups < 1 or n_in % groups or n_out % groups:
-        raise ValueError(f"{layer}: groups={groups} must divide n_in and n_out, which are {n_in} and {n_out}")
-    if not isinstance(taps, Taps):
-        raise TypeError(f"{layer}: taps is {type(taps).__name__}; expected Taps, as micrognm.taps.square(3) makes them")
+        return conv_transpose(
+            x, swap(weight), bias, taps=self.taps, stride=self.stride, shape=self.shape, activation=self.activation
+        )

@@ -35,6 +35,11 @@ class WeightNorm(Module):
     def __init__(self, layer: WeightedLayer, init_scale: float = 1.0) -> None:
         if layer.bias is None:
             raise ValueError(f"WeightNorm: {type(layer).__name__} has no bias for the initialisation; give bias=True")
+        if getattr(layer, "activation", None) is not None:
+            raise ValueError(
+                f"WeightNorm: {type(layer).__name__} has an activation, which its initialisation must not see; "
+                "apply it to what WeightNorm returns"
+            )
         self.layer = layer
         self.init_scale = init_scale
         with no_grad():

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from micrognm import formula as f
 from micrognm.engine import Tensor
 from micrognm.formula import formula
-from micrognm.operation import op
 from micrognm.ops.shape import concat
 
 
@@ -31,13 +28,10 @@ def softplus(x):
     return f.softplus(x)
 
 
-@op
+@formula
 def relu(x):
     """max(x, 0); its gradient at 0 is 0."""
-    return np.maximum(x, 0)
-
-
-relu.vjp(x=lambda g, out: g * (out > 0))
+    return f.where(x <= 0, 0, x)  # so that NaN stays
 
 
 @formula

@@ -9,6 +9,9 @@ import pytest
 import scipy.signal
 from micrognm.kernels.conv import cpu, reference
 from micrognm.kernels.conv.plan import plan
+from micrognm.kernels.formula.program import Activation
+
+from micrognm.formula import formula
 
 MODULES = pytest.mark.parametrize("module", [reference, cpu])
 SQUARE = tuple(itertools.product((-1, 0, 1), repeat=2))
@@ -139,6 +142,24 @@ def test_many_images_in_both_dtypes(dtype, channels, rng):
         np.testing.assert_allclose(found, exact, rtol=0, atol=20 * np.finfo(dtype).eps * np.abs(exact).max())
 
 
+@MODULES
+@pytest.mark.parametrize("function", ["forward", "input_gradient"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_activation_meets_every_element_once(module, function, keep, problem):
+    @formula
+    def twice_and_one(x):
+        return 2 * x + 1
+
+    x, w, g, *rest, groups = problem
+    x, g = (np.concatenate([v] * 8) for v in (x, g))  # images enough for several a job
+    args = (x, w, None, *rest, groups) if function == "forward" else (g, w, None, *rest[:-1], x.shape[1:-1], groups)
+    before = getattr(module, function)(*args)
+    found = getattr(module, function)(*args, Activation(twice_and_one.program, {}), keep)
+    made, kept = found if keep else (found, before)
+    np.testing.assert_array_equal(kept, before)
+    np.testing.assert_array_equal(made, 2 * before + 1)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("n", [1, 3, 64])
 @pytest.mark.parametrize(
@@ -150,16 +171,16 @@ def test_jobs_write_every_pixel_once_and_read_inside_their_copy(space, shape, st
     if transposed:
         space, shape = shape, space
     channels, outputs = 6, 4
-    p = plan(n, space, channels, channels, outputs, offsets, stride, shape, channels, transposed)
+    p = plan(n, space, channels, channels, outputs, offsets, stride, shape, channels, 16, transposed)
     height, images, band, bands = p.geometry[11:15]
     image_pitch, row_pitch = p.geometry[17:]
     written = np.zeros(n * image_pitch // outputs, int)
     for job in range(p.jobs):
         first, row = job // bands * images, job % bands * band
-        for rows, wide, at, here, count in p.phases:
+        for rows, wide, at, here, count in p.phases.reshape(-1, 5):
             pixels = min(images, n - first) * max(0, min(band, rows - row)) * wide
             own = p.target[at : at + pixels]
             written[(first * image_pitch + row * row_pitch + own) // outputs] += 1
             reads = p.source[at : at + pixels, None] + p.steps[None, here : here + count]
             assert reads.size == 0 or (reads.min() >= 0 and reads.max() < p.scratch - 64)
-    assert (written == 1).all() and bands * band >= p.phases[:, 0].max() and height > 0
+    assert (written == 1).all() and bands * band >= p.phases[::5].max() and height > 0

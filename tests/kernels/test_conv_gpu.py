@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels.tf32 import in_tf32, rounded
+
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="CUDA C runs here only through g++; install it")
 
 reference = importlib.import_module("micrognm.kernels.conv.reference")
@@ -67,18 +69,12 @@ def test_several_tiles_and_parts(name):
         np.testing.assert_array_equal(getattr(gpu(), function)(*args), got, err_msg=f"{function}, run again")
 
 
-def rounded(x: Any) -> Any:
-    """A float32 array in TF32: 10 bits of mantissa, halves away from zero."""
-    if not isinstance(x, np.ndarray):
-        return x
-    return ((x.view(np.uint32).astype(np.uint64) + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
-
-
 @every_shape
 def test_tf32_rounds_the_factors_and_nothing_else(name):
     for function, args in calls(name).items():
         factors = args[:2]
-        got = getattr(gpu(), function)(*args, tf32=True)
+        with in_tf32():
+            got = getattr(gpu(), function)(*args)
         plain = getattr(gpu(), function)(*args)
         want = exact(function, (*map(rounded, factors), *args[2:]))
         if np.array_equal(got, plain):  # no tensor core is used for few channels a group

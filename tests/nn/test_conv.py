@@ -2,14 +2,17 @@
 
 import itertools
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from micrognm import Tensor, check, grad, optim
+from micrognm.incremental import incremental
 from micrognm.nn import Module, WeightNorm, init
 from micrognm.nn.conv import Conv, ConvTranspose, MaskedConv
+from micrognm.ops import elu
 from micrognm.ops.conv import conv, conv_transpose
 from micrognm.taps import Taps, box, causal, down_right_shifted, line, past, square, taps
 
@@ -66,6 +69,41 @@ def test_a_transposed_layer_is_the_adjoint_of_the_layer_with_its_weight(rng):
     down.weight.data[...] = up.weight.data
     small, large = image(rng, 2, 4, 3, 3), image(rng, 2, 8, 6, 5)
     np.testing.assert_allclose((up(small) * large).sum().item(), (small * down(large)).sum().item(), rtol=1e-4)
+
+
+@every_layer
+def test_an_activation_is_applied_to_the_outputs(name, rng):
+    make, shape = LAYERS[name]
+    layer = filled(make(rng), rng)
+    x = image(rng, *shape)
+    want = elu(layer(x)).numpy()
+    layer.activation = elu
+    np.testing.assert_allclose(layer(x).numpy(), want, rtol=1e-6, atol=1e-6)
+
+
+def test_activations_are_given_to_every_layer(rng):
+    x = image(rng, 2, 4, 4, 3)
+    layers = [
+        Conv(3, 3, causal(3, "B"), rng, activation=elu),
+        MaskedConv(3, 3, causal(3, "B"), rng, mask="B", activation=partial(elu, alpha=0.5)),
+        ConvTranspose(3, 3, square(4), rng, stride=2, activation=elu),
+    ]
+    for layer, least in zip(layers, (-1, -0.5, -1), strict=True):
+        layer.bias.data[...] = -100
+        np.testing.assert_array_equal(layer(x).numpy(), np.float32(least))
+    with pytest.raises(TypeError, match="MaskedConv: activation is tanh; expected a formula"):
+        MaskedConv(3, 3, causal(3, "B"), rng, mask="B", activation=np.tanh)
+
+
+def test_a_pixel_at_a_time_has_the_activation_too(rng):
+    layer = filled(Conv(2, 4, causal(3, "B"), rng, activation=elu), rng)
+    x = image(rng, 1, 3, 3, 2)
+    whole = layer(x).numpy()
+    with incremental((3, 3)) as at:
+        for y, column in np.ndindex(3, 3):
+            with at(y, column):
+                found = layer(x).numpy()
+            np.testing.assert_allclose(found[:, 0, 0], whole[:, y, column], rtol=1e-5, atol=1e-6)
 
 
 @every_layer

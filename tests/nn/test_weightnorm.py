@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from micrognm import Tensor, check, grad, no_grad
-from micrognm.nn import Linear, MaskedLinear, Module, Parameter, WeightNorm
+from micrognm.nn import Conv, Linear, MaskedLinear, Module, Parameter, WeightNorm
+from micrognm.ops import relu
+from micrognm.taps import square
 
 
 class Taps(Module):
@@ -197,6 +199,8 @@ def test_a_constant_unit_counts_as_of_variance_one(rng):
 
 
 def test_bad_uses_raise(rng):
+    with pytest.raises(ValueError, match="WeightNorm: Conv has an activation"):
+        WeightNorm(Conv(2, 3, square(1), rng, activation=relu))
     with pytest.raises(ValueError, match="WeightNorm: Linear has no bias"):
         WeightNorm(Linear(3, 2, rng, bias=False))
     norm = WeightNorm(Linear(3, 2, rng))

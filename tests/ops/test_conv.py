@@ -3,15 +3,19 @@
 import itertools
 import math
 import re
+from functools import partial
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micrognm import Tensor, check, grad
+from micrognm import Tensor, backend, check, grad
+from micrognm.formula import formula
+from micrognm.ops import elu, gelu, relu, tanh
 from micrognm.ops.conv import conv, conv_transpose, conv_weight
 from micrognm.taps import (
     Taps,
@@ -239,12 +243,126 @@ def test_order_three(rng):
 
 def test_only_the_asked_gradients_are_computed(rng, monkeypatch):
     """A first layer needs no gradient to the image: it would cost as much as the layer."""
-    from micrognm import backend
-
     module = backend.kernel("conv", np.zeros(1))
     monkeypatch.setattr(module, "input_gradient", lambda *_: pytest.fail("the image has no gradient"))
     x, w = rng.standard_normal((2, 4, 4, 1)), Tensor(rng.standard_normal((9, 1, 2)), requires_grad=True)
     assert grad(conv(x, w, taps=square(3)).sum(), w).shape == (9, 1, 2)
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+
+@formula
+def one_more(x):
+    return x + 1
+
+
+ACTIVATIONS: dict[str, Any] = {
+    "elu": partial(elu, alpha=0.5), "gelu": gelu, "tanh": tanh, "one more": one_more, "relu": relu,
+}  # fmt: skip
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+# taps, space, stride, groups, channels of x, of y, shape of y
+ENDS: dict[str, Any] = {
+    "dense": (square(3), (12, 11), 1, 1, 5, 18, None),
+    "odd sizes, strided": (square(4), (9, 7), 2, 1, 3, 5, None),
+    "a larger output": (square(3), (6, 5), (2, 1), 1, 4, 4, (7, 9)),
+    "groups": (square(3), (10, 10), 1, 2, 6, 34, None),
+    "depthwise": (square(3), (12, 12), 1, 20, 20, 20, None),
+    "1-D, causal": (past(3).dilate(2), (45,), 1, 1, 8, 16, None),
+    "bands of one image": (square(3), (60, 9), 1, 1, 8, 7, None),
+    "no pixels": (square(3), (0, 4), 1, 1, 2, 3, None),
+}
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    if request.param > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip("needs two threads, NUMBA_NUM_THREADS=2")
+    numba.set_num_threads(request.param)
+    yield
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("name", ENDS)
+def test_an_activation_within_is_one_after(name, transposed, dtype, threads, rng):
+    """Values, gradients, and gradients of gradients, with all of them recorded or none."""
+    t, space, stride, groups, channels, outputs, shape = ENDS[name]
+    how: dict[str, Any] = {"taps": t, "stride": stride, "groups": groups, "shape": shape}
+    n = 1 if name.startswith("bands") else 3
+    operation, inside, made = (conv_transpose, outputs, channels) if transposed else (conv, channels, outputs)
+    sizes = (n, *space, inside), (len(t), channels // groups, outputs), (made,)
+    x, w, b = (Tensor(rng.standard_normal(size).astype(dtype), requires_grad=True) for size in sizes)
+    for activation in ACTIVATIONS.values():
+        fused, plain = operation(x, w, b, **how, activation=activation), activation(operation(x, w, b, **how))
+        close(fused, plain)
+        close(operation(x.data, w.data, b.data, **how, activation=activation), plain)
+        close(operation(x, w, **how, activation=activation), activation(operation(x, w, **how)))
+        g = Tensor(rng.standard_normal(plain.shape).astype(dtype))
+        vs = [Tensor(rng.standard_normal(size).astype(dtype)) for size in sizes]
+        for one, other in zip(grad(fused, [x, w, b], g), grad(plain, [x, w, b], g), strict=True):
+            close(one, other)
+        first = [grad(y, [x, w, b], g, create_graph=True) for y in (fused, plain)]
+        seconds = [
+            grad(sum(((slope * v).sum() for slope, v in zip(slopes, vs, strict=True)), start=y.sum()), [x, w, b])
+            for slopes, y in zip(first, (fused, plain), strict=True)
+        ]
+        for one, other in zip([*first[0], *seconds[0]], [*first[1], *seconds[1]], strict=True):
+            close(one, other)
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    assert one.shape == other.shape and one.dtype == other.dtype
+    size = np.abs(other.numpy()).max(initial=1)
+    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=0, atol=200 * np.finfo(one.dtype).eps * size)
+
+
+@every_activation
+def test_gradients_to_order_two_with_an_activation(activation, rng):
+    t = square(3)
+    check(lambda x, w, b: conv(x, w, b, taps=t, activation=activation), (2, 3, 3, 2), (9, 2, 3), (3,), rng=rng)
+    back = {"taps": t, "stride": 2, "activation": activation}
+    check(lambda g, w, b: conv_transpose(g, w, b, **back), (2, 2, 2, 3), (9, 2, 3), (2,), rng=rng)
+
+
+@pytest.mark.parametrize(
+    ("activation", "recorded", "kept"),
+    [(gelu, True, True), (gelu, False, False), (tanh, True, False), (relu, True, False)],
+)
+def test_values_before_the_activation_are_kept_where_its_gradient_needs_them(
+    activation, recorded, kept, rng, monkeypatch
+):
+    module = backend.kernel("conv", np.zeros(1))
+    calls, forward = [], module.forward
+    monkeypatch.setattr(module, "forward", lambda *args: (calls.append(args[-1]), forward(*args))[1])
+    w = Tensor(rng.standard_normal((9, 2, 3)), requires_grad=recorded)
+    conv(rng.standard_normal((1, 4, 4, 2)), w, taps=square(3), activation=activation)
+    assert calls == [kept]
+
+
+def test_activations_that_do_not_fit_are_named(rng):
+    @formula
+    def product(a, b):
+        return a * b
+
+    @formula
+    def scaled(x, *, by):
+        return x * by
+
+    x, w = rng.standard_normal((1, 3, 3, 2)), rng.standard_normal((9, 2, 3))
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        (np.tanh, TypeError, "conv: activation is tanh; expected a formula, such as ops.elu"),
+        (3, TypeError, "conv: activation is int; expected a formula"),
+        (product, ValueError, "conv: activation product(a, b) must be a formula of one input that has a gradient"),
+        (scaled, TypeError, "conv: activation scaled has the options by; without a value: ['by']"),
+        (partial(elu, beta=1), TypeError, "conv: activation elu has the options alpha; unknown: ['beta']"),
+        (partial(gelu, x), TypeError, "conv: activation is gelu; expected a formula"),
+    ]
+    for activation, kind, message in wrong:
+        with pytest.raises(kind, match=re.escape(message)):
+            conv(x, w, taps=square(3), activation=activation)
+    assert conv(x, w, taps=square(3), activation=partial(scaled, by=2)).shape == (1, 3, 3, 3)
 
 
 # ---- masks -----------------------------------------------------------------------------------------------------------
