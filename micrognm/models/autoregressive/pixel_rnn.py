@@ -21,7 +21,7 @@ from micrognm import incremental
 from micrognm.engine import Tensor
 from micrognm.models.autoregressive.raster import Raster, masked
 from micrognm.nn import Conv, Module, Parameter, init
-from micrognm.ops import concat, relu, reshape, transpose
+from micrognm.ops import concat, flip, relu, reshape, stack, transpose
 from micrognm.ops.recurrent import diagonal_bilstm, lstm_cell, row_lstm
 from micrognm.taps import horizontal, square
 
@@ -95,39 +95,33 @@ class _DiagonalStates:
     """What a Diagonal BiLSTM keeps while an image is drawn. The way back along a row runs when the row is finished."""
 
     def __init__(self, layer: DiagonalBiLSTM, like: Tensor) -> None:
-        n, (H, W), h = len(like), incremental.place.size, layer.h
-        self.weight = [layer.K_ss[d].reshape(shape=(2 * h, 4 * h)) for d in range(2)]
-        self.gates = Tensor(np.zeros_like(like.data, shape=(n, H, W, 8 * h)))
-        # Of each way [N, H + 1, W + 1, h]: a row of zeros above, and a column of initial states where the way begins.
-        self.hidden = [Tensor(np.zeros_like(like.data, shape=(n, H + 1, W + 1, h))) for _ in range(2)]
-        self.cells = [Tensor(np.zeros_like(like.data, shape=(n, H + 1, W + 1, h))) for _ in range(2)]
-        for way, first in enumerate((0, W)):
-            self.hidden[way][:, 1:, first] = layer.h0[way]
-            self.cells[way][:, 1:, first] = layer.c0[way]
-        self.back = 0  # rows that the way back has seen
-
-    def _cell(self, way: int, y: int, x: int) -> Tensor:
-        """The cell of pixel (y, x); it stands at x + 1 on the way to the right, at x on the way back."""
-        here, behind = (x + 1, x) if way == 0 else (x, x + 1)
-        hidden, cells, h = self.hidden[way], self.cells[way], self.hidden[way].shape[3]
-        read = concat(hidden[:, y, here], hidden[:, y + 1, behind], axis=-1)
-        gates = self.gates[:, y, x, 4 * h * way : 4 * h * (way + 1)]
-        hidden[:, y + 1, here], cells[:, y + 1, here] = lstm_cell(
-            gates, read, cells[:, y + 1, behind], self.weight[way]
-        )
-        return hidden[:, y + 1, here]
+        n, (_, W), h = len(like), incremental.place.size, layer.h
+        self.layer, self.y = layer, 0
+        self.gates = Tensor(np.zeros_like(like.data, shape=(n, W, 8 * h)))  # of the row so far
+        self.recalled = Tensor(np.zeros_like(like.data, shape=(n, W, 4 * h)))  # from the row above, to the right
+        self.back = Tensor(np.zeros_like(like.data, shape=(n, W, h)))  # hidden states of the row above, on the way back
+        # Of the row so far, to the right, and before it the initial ones.
+        self.hidden, self.cells = (Tensor(np.zeros_like(like.data, shape=(n, W + 1, h))) for _ in range(2))
+        self.hidden[:, 0], self.cells[:, 0] = layer.h0[0], layer.c0[0]
 
     def step(self, gates: Tensor) -> Tensor:
-        y, x = incremental.place.y, incremental.place.left
-        self.gates[:, y, x] = gates[:, 0, 0]
-        while self.back < y:
-            for column in reversed(range(incremental.place.size[1])):
-                self._cell(1, self.back, column)
-            self.back += 1
-        out = self._cell(0, y, x)
-        if y > 0:
-            out = out + self.hidden[1][:, y, x]
-        return out[:, None, None]
+        y, x, h = incremental.place.y, incremental.place.left, self.layer.h
+        if y > self.y:
+            self._next_row()
+        self.gates[:, x] = gates[:, 0, 0]
+        right = gates[:, 0, 0, : 4 * h] + self.recalled[:, x]
+        hidden, self.cells[:, x + 1] = lstm_cell(right, self.hidden[:, x], self.cells[:, x], self.layer.K_ss[0, 1])
+        self.hidden[:, x + 1] = hidden
+        return (hidden + self.back[:, x])[:, None, None]
+
+    def _next_row(self) -> None:
+        """What the next row needs of the finished one. The way back is a scan of one row, to the right if flipped."""
+        layer = self.layer
+        gates = flip(self.gates[:, :, 4 * layer.h :] + self.back @ layer.K_ss[1, 0], axis=1)[:, None]
+        twice = [stack(x[1], x[1]) for x in (layer.K_ss, layer.h0, layer.c0)]  # the scan runs both ways
+        self.back = flip(diagonal_bilstm(concat(gates, gates, axis=-1), *twice)[:, 0], axis=1)
+        self.recalled = self.hidden[:, 1:] @ layer.K_ss[0, 0]
+        self.y += 1
 
 
 class PixelRNN(Raster):

@@ -59,7 +59,8 @@ class GatedResnet(Module):
         h = self.second(self.dropout(elu(h)))
         if self.told is not None:
             h = h + self.told(s)
-        return gated(x, *split(h, [x.shape[-1]] * 2))
+        F = x.shape[-1]
+        return gated(x, h[..., :F], h[..., F:])
 
 
 class Attention(Module):
