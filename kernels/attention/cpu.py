@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.attention.tiles import VECTORS, address, lanes, product, slopes, soften, transpose
-from micrognm.kernels.jit import FAST, SERIAL, WIDTH
+from micrognm.kernels.attention.tiles import slopes, soften, transpose
+from micrognm.kernels.jit import FAST, SERIAL
+from micrognm.kernels.product import product
+from micrognm.kernels.vectors import address, columns, lanes, scratch
 from micrognm.kernels.workers import run
 from numba import get_num_threads, njit
 
@@ -24,11 +26,12 @@ LOW = -3e38  # less than any score that is not hidden, and finite
 
 def forward(q: Array, k: Array, v: Array, keys: Array | None, scale: float, reach: int) -> tuple[Array, Array]:
     """reference.forward"""
-    q, k, v, keys, factors, workers = _prepared(q, k, v, keys, scale)
-    out, lse = np.empty((*q.shape[:3], v.shape[3]), q.dtype), np.empty(q.shape[:3], q.dtype)
-    queries, sums, rows = (np.empty((workers, n, TILE), q.dtype) for n in (q.shape[3], v.shape[3], 3))
-    scores = np.empty((workers, TILE, _group(q)), q.dtype)
-    run(_forward_share, (q, k, v, keys, factors, reach, out, lse, queries, sums, scores, rows), workers)
+    q, k, v, keys, factors, workers, shape = _prepared(q, k, v, keys, scale)
+    *_, d, _, e = shape
+    out, lse = np.empty((*q.shape[:3], e), q.dtype), np.empty(q.shape[:3], q.dtype)
+    memory = scratch(workers * TILE * (d + e + columns(q.dtype) + 3), q.dtype)
+    arrays = q, k, v, keys, factors, out, lse, memory
+    run(_forward_share, (*(x.reshape(-1) for x in arrays), shape, reach), workers)
     return out, lse
 
 
@@ -36,49 +39,46 @@ def backward(
     g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, keys: Array | None, scale: float, reach: int
 ) -> tuple[Array, Array, Array]:
     """reference.backward"""
-    q, k, v, keys, factors, workers = _prepared(q, k, v, keys, scale)
+    q, k, v, keys, factors, workers, shape = _prepared(q, k, v, keys, scale)
+    images, length, heads, d, m, e = shape
     g, out, lse = (np.ascontiguousarray(x) for x in (g, out, lse))
-    images, length, heads, d = q.shape
     dk, dv = np.empty_like(k), np.empty_like(v)
-    wide = -(-d // _group(q)) * _group(q)
-    parts = max(1, min(-(-k.shape[1] // (2 * TILE)), -(-JOBS // max(1, images * heads))))
+    wide = -(-d // columns(q.dtype)) * columns(q.dtype)
+    parts = max(1, min(-(-m // (2 * TILE)), -(-JOBS // max(1, images * heads))))
     dq = np.empty((parts, *q.shape), q.dtype)
-    sums = np.empty((workers, length, wide), q.dtype)
-    inputs, grads = (np.empty((workers, d + v.shape[3], TILE), q.dtype) for _ in range(2))
-    natural, scores = np.zeros((workers, TILE, wide), q.dtype), np.empty((workers, 2, TILE, TILE), q.dtype)
-    hidden, rows = np.empty((workers, TILE), q.dtype), np.empty((workers, 2, length), q.dtype)
-    run(_backward_share, (g, q, k, v, out, lse, keys, factors, reach, dq, dk, dv,
-        sums, inputs, grads, natural, scores, hidden, rows), workers)  # fmt: skip
+    own = -(-length // TILE) * TILE * (wide + 2) + TILE * (2 * (d + e) + wide + 2 * TILE + 1) + 3 * columns(q.dtype)
+    memory = scratch(workers * own, q.dtype)
+    arrays = g, q, k, v, keys, factors, out, lse, dq, dk, dv, memory
+    run(_backward_share, (*(x.reshape(-1) for x in arrays), shape, reach, parts, wide), workers)
     return (dq[0] if parts == 1 else np.sum(dq, axis=0)), dk, dv
 
 
 def _prepared(q: Array, k: Array, v: Array, keys: Array | None, scale: float) -> tuple:
-    """Contiguous inputs, a row of ones and one of scale, and the number of workers."""
+    """Contiguous inputs; a row of ones and one of scale; the number of workers; images, L, heads, D, M and E."""
     q, k, v = (np.ascontiguousarray(x) for x in (q, k, v))
-    keys = np.zeros((0, 0), np.bool_) if keys is None else np.ascontiguousarray(keys)
+    keys = np.zeros(0, np.bool_) if keys is None else np.ascontiguousarray(keys)
     factors = np.ones((2, max(TILE, q.shape[3], v.shape[3])), q.dtype)
     factors[1] = scale
     small = q.size * k.shape[1] + q.shape[1] * v.size < SMALL
-    return q, k, v, keys, factors, 1 if small else get_num_threads()
-
-
-def _group(x: Array) -> int:
-    """lanes(number), outside of compiled code."""
-    return VECTORS * WIDTH * 4 // x.itemsize
+    return q, k, v, keys, factors, 1 if small else get_num_threads(), (*q.shape, k.shape[1], v.shape[3])
 
 
 @njit(**SERIAL)
 def _forward_share(
-    q: Array, k: Array, v: Array, keys: Array, factors: Array, reach: int, out: Array, lse: Array,
-    queries: Array, sums: Array, scores: Array, rows: Array, worker: int, workers: int,
+    q: Array, k: Array, v: Array, keys: Array, factors: Array, out: Array, lse: Array, memory: Array,
+    shape: tuple[int, ...], reach: int, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    """One worker's tiles. Scratch: queries [D, TILE], sums [E, TILE], scores [TILE, lanes], rows: top, total, fade."""
-    images, length, heads, d = q.shape
-    m, e = v.shape[1], v.shape[3]
-    one, group = factors[0, 0], lanes(factors[0, 0])
+    """One worker's tiles. Arrays are flat. Memory, of each worker: queries [D, TILE], sums [E, TILE], scores
+    [TILE, lanes], and top, total and fade [TILE].
+    """
+    images, length, heads, d, m, e = shape
+    one, nothing, group = factors[0], factors.dtype.type(0), lanes(factors[0])
     none, step, side = np.intp(0), np.intp(1), np.intp(TILE)  # no literals: Numba compiles anew for each
-    qt, ot, s = queries[worker], sums[worker], scores[worker]
-    top, total, fade = rows[worker, 0], rows[worker, 1], rows[worker, 2]
+    qt = memory.size // workers * worker
+    ot = qt + d * TILE
+    s = ot + e * TILE
+    top = s + TILE * group
+    total, fade = top + TILE, top + 2 * TILE
     tiles = (length + TILE - 1) // TILE
     pairs = (tiles + 1) // 2  # the first tile with the last, and so on: under a mask all pairs are equal work
     jobs = images * heads * pairs
@@ -90,41 +90,44 @@ def _forward_share(
                 continue
             tile = tiles - 1 - tile
         first = tile * TILE
-        height = _least(TILE, length - first)
+        height = _least(side, length - first)
         row = (n * length + first) * heads + h
-        _fill(qt, 0)
-        transpose(
-            one, address(qt, 0), side, address(q, row * d), heads * d, height, d, address(factors, factors.shape[1])
-        )
-        _fill(ot, 0)
-        for i in range(TILE):
-            top[i] = LOW
-            total[i] = 0
+        _fill(memory, qt, s, nothing)  # of the queries, and of the sums
+        transpose(one, address(memory, qt), side, address(q, row * d), heads * d, height, d,
+                  address(factors, factors.size // 2))  # fmt: skip
+        _fill(memory, top, total, one * LOW)
+        _fill(memory, total, fade, nothing)
         for begin in range(0, _least(m, first + height - 1 + reach), TILE):
-            if not _any_key(keys, n, begin, _least(m, begin + TILE)):
+            if not _any_key(keys, n * m + begin, n * m + _least(m, begin + TILE)):
                 continue
             column = (n * m + begin) * heads + h
             for at in range(0, height, group):
-                # The last row of the group reads the columns up to here.
-                columns = _least(_least(TILE, m - begin), first + at + group - 1 + reach - begin)
-                if columns <= 0:
+                seen = first + at + reach - begin  # columns that the first row of the group reads
+                shown = _least(_least(side, m - begin), seen + group - 1)  # and the last
+                if shown <= 0:
                     continue
-                product(one, address(s, 0), group, address(k, column * d), heads * d, step,
-                        address(qt, at), side, columns, d, none)  # fmt: skip
-                for j in range(_most(0, first + at + reach - begin), columns):
-                    for c in range(begin + j + 1 - (first + at + reach)):
-                        s[j, c] = -np.inf
-                for j in range(columns if keys.size else 0):
-                    if not keys[n, begin + j]:
+                product(
+                    one, address(memory, s), group, address(k, column * d), heads * d, step, none,
+                    address(memory, qt + at), side, shown, d, step, none,
+                )  # fmt: skip
+                for j in range(_most(none, seen), shown):
+                    for c in range(j + 1 - seen):
+                        memory[s + j * group + c] = -np.inf
+                for j in range(shown if keys.size else 0):
+                    if not keys[n * m + begin + j]:
                         for c in range(group):
-                            s[j, c] = -np.inf
-                soften(one, address(s, 0), columns, address(top, at), address(total, at), address(fade, at))
-                product(one, address(ot, at), side, address(v, column * e), step, heads * e,
-                        address(s, 0), group, e, columns, address(fade, at))  # fmt: skip
+                            memory[s + j * group + c] = -np.inf
+                soften(one, address(memory, s), shown, address(memory, top + at), address(memory, total + at),
+                       address(memory, fade + at))  # fmt: skip
+                product(
+                    one, address(memory, ot + at), side, address(v, column * e), step, heads * e, none,
+                    address(memory, s), group, e, shown, step, address(memory, fade + at),
+                )  # fmt: skip
         for i in range(height):
-            lse[n, first + i, h] = top[i] + np.log(total[i]) if total[i] > 0 else 0
-            total[i] = one / total[i] if total[i] > 0 else 0
-        transpose(one, address(out, row * e), heads * e, address(ot, 0), side, e, height, address(total, 0))
+            weight = memory[total + i]
+            lse[row + i * heads] = memory[top + i] + np.log(weight) if weight > 0 else 0
+            memory[total + i] = one / weight if weight > 0 else 0
+        transpose(one, address(out, row * e), heads * e, address(memory, ot), side, e, height, address(memory, total))
 
 
 @njit(**SERIAL)
@@ -138,104 +141,129 @@ def _most(a: int, b: int) -> int:
 
 
 @njit(**SERIAL)
-def _fill(x: Array, value: float) -> None:
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            x[i, j] = value
+def _fill(x: Array, begin: int, end: int, value: float) -> None:
+    part = x[begin:end]  # here and below: LLVM makes vectors of a loop only where no index might be negative
+    for i in range(part.size):
+        part[i] = value
+
+
+@njit(**{**SERIAL, "fastmath": FAST})
+def _dot(a: Array, b: Array, begin: int, end: int) -> float:
+    x, y, total = a[begin:end], b[begin:end], a.dtype.type(0)
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total
 
 
 @njit(**SERIAL)
-def _any_key(keys: Array, n: int, begin: int, end: int) -> bool:
+def _scale(x: Array, at: int, scale: float, to: Array, to_at: int, count: int) -> None:
+    """to[to_at :] = scale x[at :], `count` numbers."""
+    given, out = x[at : at + count], to[to_at : to_at + count]
+    for i in range(count):
+        out[i] = scale * given[i]
+
+
+@njit(**SERIAL)
+def _any_key(keys: Array, begin: int, end: int) -> bool:
     """Whether any of the columns may be read."""
     if not keys.size:
         return True
     for j in range(begin, end):
-        if keys[n, j]:
+        if keys[j]:
             return True
     return False
 
 
 @njit(**{**SERIAL, "fastmath": FAST})
 def _backward_share(
-    g: Array, q: Array, k: Array, v: Array, out: Array, lse: Array, keys: Array, factors: Array, reach: int,
-    dq: Array, dk: Array, dv: Array,
-    sums: Array, inputs: Array, grads: Array, natural: Array, scores: Array, hidden: Array,
-    rows: Array, worker: int, workers: int,
+    g: Array, q: Array, k: Array, v: Array, keys: Array, factors: Array, out: Array, lse: Array, dq: Array, dk: Array,
+    dv: Array, memory: Array, shape: tuple[int, ...], reach: int, parts: int, wide: int, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    """One worker's tiles. Scratch: sums [L, D] for dq, inputs and grads [D + E, TILE] for k and v, natural [TILE, D]
-    for k, scores: p and ds [TILE, TILE], hidden [TILE]: -inf where a key is not read, rows: lse and the dot product of
-    g and out [L].
+    """One worker's tiles. Arrays are flat. Memory: sums [L, wide] for dq, the dot products of g and out [L] and lse
+    [L], k and v [D + E, TILE], their gradients, k [TILE, wide], p and ds [TILE, TILE], and -inf where a key is not
+    read [TILE].
     """
-    images, length, heads, d = q.shape
-    m, e = v.shape[1], v.shape[3]
-    parts, wide = dq.shape[0], sums.shape[2]
-    one, group = factors[0, 0], lanes(factors[0, 0])
+    images, length, heads, d, m, e = shape
+    one, nothing, group = factors[0], factors.dtype.type(0), lanes(factors[0])
     none, step, side = np.intp(0), np.intp(1), np.intp(TILE)  # no literals: Numba compiles anew for each
-    ones, scales, scale = address(factors, 0), address(factors, factors.shape[1]), factors[1, 0]
-    kv, dkv, k_rows, hide = inputs[worker], grads[worker], natural[worker], hidden[worker]
-    p, ds, level, dot = scores[worker, 0], scores[worker, 1], rows[worker, 0], rows[worker, 1]
+    ones, scales, scale = address(factors, 0), address(factors, factors.size // 2), factors[factors.size // 2]
+    sums = memory.size // workers * worker
+    padded = (length + TILE - 1) // TILE * TILE
+    dot = sums + padded * wide
+    level = dot + padded
+    kv = level + padded
+    # A group of lanes between, lest the same columns of all of them fall on few sets of the level 1 cache.
+    dkv = kv + (d + e) * TILE + group
+    k_rows = dkv + (d + e) * TILE
+    p = k_rows + TILE * wide + group
+    ds = p + TILE * TILE + group
+    hide = ds + TILE * TILE
+    _fill(memory, k_rows, p, nothing)
     jobs = images * heads * parts
     for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
         n, h, part = job // (heads * parts), job // parts % heads, job % parts
-        _fill(sums[worker], 0)
+        _fill(memory, sums, dot, nothing)
         for i in range(length):
-            level[i], dot[i] = lse[n, i, h], _dot(g[n, i, h], out[n, i, h])
+            row = (n * length + i) * heads + h
+            memory[dot + i], memory[level + i] = _dot(g, out, row * e, (row + 1) * e), lse[row]
         for tile in range((m + TILE - 1) // TILE):
             # Tiles are dealt to and fro: under a mask all parts are equal work.
             turn = tile % (2 * parts)
             if part != _least(turn, 2 * parts - 1 - turn):
                 continue
             first = tile * TILE
-            width = _least(TILE, m - first)
+            width = _least(side, m - first)
             column = (n * m + first) * heads + h
-            _fill(kv, 0)
-            transpose(one, address(kv, 0), side, address(k, column * d), heads * d, width, d, scales)
-            transpose(one, address(kv, d * TILE), side, address(v, column * e), heads * e, width, e, ones)
+            _fill(memory, kv, k_rows, nothing)  # of keys and values, and of their gradients
+            transpose(one, address(memory, kv), side, address(k, column * d), heads * d, width, d, scales)
+            transpose(one, address(memory, kv + d * TILE), side, address(v, column * e), heads * e, width, e, ones)
             for c in range(TILE):
-                shown = c < width and _any_key(keys, n, first + c, first + c + 1)
-                hide[c] = 0 if shown else -np.inf
-                for x in range(d if c < width else 0):
-                    k_rows[c, x] = scale * k[n, first + c, h, x]
-            _fill(dkv, 0)
+                here = n * m + first + c
+                memory[hide + c] = 0 if c < width and _any_key(keys, here, here + 1) else -np.inf
+                if c < width:
+                    _scale(k, (column + c * heads) * d, scale, memory, k_rows + c * wide, d)
             # The first row that reads a column of the tile.
-            for begin in range(_most(0, first + 1 - reach), length, TILE):
-                if not _any_key(keys, n, first, first + width):
+            for begin in range(_most(none, first + 1 - reach), length, TILE):
+                if not _any_key(keys, n * m + first, n * m + first + width):
                     break
-                height = _least(TILE, length - begin)
+                height = _least(side, length - begin)
                 row = (n * length + begin) * heads + h
                 for at in range(0, width, group):
                     # Rows before this one read no column of the group.
-                    skip = _least(height, _most(0, first + at + 1 - reach - begin))
+                    skip = _least(height, _most(none, first + at + 1 - reach - begin))
                     for i in range(skip):
-                        for c in range(group):
-                            ds[i, at + c] = 0
+                        _fill(memory, ds + i * TILE + at, ds + i * TILE + at + group, nothing)
                     here, below = skip * TILE + at, row + skip * heads
-                    product(one, address(p, here), side, address(q, below * d), heads * d, step,
-                            address(kv, at), side, height - skip, d, none)  # fmt: skip
-                    product(one, address(ds, here), side, address(g, below * e), heads * e, step,
-                            address(kv, d * TILE + at), side, height - skip, e, none)  # fmt: skip
+                    product(
+                        one, address(memory, p + here), side, address(q, below * d), heads * d, step, none,
+                        address(memory, kv + at), side, height - skip, d, step, none,
+                    )  # fmt: skip
+                    product(
+                        one, address(memory, ds + here), side, address(g, below * e), heads * e, step, none,
+                        address(memory, kv + d * TILE + at), side, height - skip, e, step, none,
+                    )  # fmt: skip
                     for i in range(skip, _least(height, first + at + group - reach - begin)):
-                        for c in range(_most(0, begin + i + reach - first - at), group):
-                            p[i, at + c] = -np.inf
-                    slopes(one, address(p, here), address(ds, here), side, height - skip, address(hide, at),
-                           address(level, begin + skip), address(dot, begin + skip))  # fmt: skip
-                    product(one, address(dkv, d * TILE + at), side, address(g, below * e), step, heads * e,
-                            address(p, here), side, e, height - skip, ones)  # fmt: skip
-                    product(one, address(dkv, at), side, address(q, below * d), step, heads * d,
-                            address(ds, here), side, d, height - skip, ones)  # fmt: skip
+                        for c in range(_most(none, begin + i + reach - first - at), group):
+                            memory[p + i * TILE + at + c] = -np.inf
+                    slopes(
+                        one, address(memory, p + here), address(memory, ds + here), side, height - skip,
+                        address(memory, hide + at), address(memory, level + begin + skip),
+                        address(memory, dot + begin + skip),
+                    )  # fmt: skip
+                    product(
+                        one, address(memory, dkv + d * TILE + at), side, address(g, below * e), step, heads * e, none,
+                        address(memory, p + here), side, e, height - skip, step, ones,
+                    )  # fmt: skip
+                    product(
+                        one, address(memory, dkv + at), side, address(q, below * d), step, heads * d, none,
+                        address(memory, ds + here), side, d, height - skip, step, ones,
+                    )  # fmt: skip
                 for at in range(0, wide, group):
-                    product(one, address(sums, (worker * length + begin) * wide + at), wide, address(ds, 0), side, step,
-                            address(k_rows, at), wide, height, width, ones)  # fmt: skip
-            transpose(one, address(dk, column * d), heads * d, address(dkv, 0), side, d, width, scales)
-            transpose(one, address(dv, column * e), heads * e, address(dkv, d * TILE), side, e, width, ones)
+                    product(
+                        one, address(memory, sums + begin * wide + at), wide, address(memory, ds), side, step, none,
+                        address(memory, k_rows + at), wide, height, width, step, ones,
+                    )  # fmt: skip
+            transpose(one, address(dk, column * d), heads * d, address(memory, dkv), side, d, width, scales)
+            transpose(one, address(dv, column * e), heads * e, address(memory, dkv + d * TILE), side, e, width, ones)
         for i in range(length):
-            for x in range(d):
-                dq[part, n, i, h, x] = sums[worker, i, x]
-
-
-@njit(**{**SERIAL, "fastmath": FAST})
-def _dot(a: Array, b: Array) -> float:
-    total = a.dtype.type(0)
-    for x in range(a.size):
-        total += a[x] * b[x]
-    return total
+            _scale(memory, sums + i * wide, one, dq, (((part * images + n) * length + i) * heads + h) * d, d)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from micrognm.kernels.invertible import reference
-from micrognm.kernels.jit import FAST, PARALLEL
+from micrognm.kernels.jit import FAST, SERIAL
 from micrognm.kernels.maths import exp, log_sigmoid, sigmoid
-from numba import njit, prange
+from micrognm.kernels.workers import run, threads
+from numba import njit
 
 Array = Any
 PART = 1 << 13  # elements of one sample whose logarithms are added in float32; parts are added in float64
-SMALL = 1 << 16  # elements: below, waking a second thread costs more than it saves
-SUMS = {**PARALLEL, "fastmath": FAST}
+SUMS: dict[str, Any] = {**SERIAL, "fastmath": FAST}
 
 
 def forward(x: Array, weight: Array, scale: Array, shift: Array) -> Array:
@@ -49,7 +48,7 @@ def _couple(kernel: Any, x: Array, h: Array, t: Array, sigmoid: bool) -> tuple[A
     y, n = np.empty_like(x), len(x)
     rows = (z.reshape(n, x.size // max(n, 1)) for z in (x, h, t, y))
     sums = np.zeros((n, -(-x.size // max(n, 1) // PART)))
-    _run(kernel, *rows, sigmoid, sums)
+    run(kernel, (*rows, sums, sigmoid), threads(4 * x.size))
     return y, np.sum(sums, axis=1).astype(x.dtype)
 
 
@@ -59,31 +58,19 @@ def coupling_backward(
     g, glogdet, x, h, t = map(np.ascontiguousarray, (g, glogdet, x, h, t))
     dx, dh, n = np.empty_like(x), np.empty_like(x), len(x)
     rows = [z.reshape(n, x.size // max(n, 1)) for z in (x, h, t, dx, dh, g)]
-    _run(_coupling_backward, glogdet, *rows, sigmoid)
+    run(_coupling_backward, (glogdet, *rows, sigmoid), threads(4 * x.size))
     return dx, dh, dx if sigmoid else g
-
-
-def _run(kernel: Any, *args: Any) -> None:
-    """Call it, in this thread alone where the work is small."""
-    if max(arg.size for arg in args if isinstance(arg, np.ndarray)) >= SMALL:
-        return kernel(*args)
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
-        kernel(*args)
-    finally:
-        numba.set_num_threads(threads)
 
 
 # In what follows arrays are [N, elements of a sample].
 
 
 @njit(**SUMS)
-def _coupling(x: Array, h: Array, t: Array, y: Array, logistic: bool, sums: Array) -> None:
+def _coupling(x: Array, h: Array, t: Array, y: Array, sums: Array, logistic: bool, worker: int, workers: int) -> None:
     n, size = x.shape
     parts, two = sums.shape[1], x.dtype.type(2)
-    for job in prange(n * parts):
-        i, k = np.int64(job) // parts, np.int64(job) % parts
+    for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
+        i, k = job // parts, job % parts
         total = x.dtype.type(0)
         part = range(k * PART, min((k + 1) * PART, size))
         if logistic:
@@ -98,11 +85,13 @@ def _coupling(x: Array, h: Array, t: Array, y: Array, logistic: bool, sums: Arra
 
 
 @njit(**SUMS)
-def _coupling_inverse(y: Array, h: Array, t: Array, x: Array, logistic: bool, sums: Array) -> None:
+def _coupling_inverse(
+    y: Array, h: Array, t: Array, x: Array, sums: Array, logistic: bool, worker: int, workers: int
+) -> None:
     n, size = x.shape
     parts, one, two = sums.shape[1], x.dtype.type(1), x.dtype.type(2)
-    for job in prange(n * parts):
-        i, k = np.int64(job) // parts, np.int64(job) % parts
+    for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
+        i, k = job // parts, job % parts
         total = x.dtype.type(0)
         part = range(k * PART, min((k + 1) * PART, size))
         if logistic:
@@ -116,14 +105,15 @@ def _coupling_inverse(y: Array, h: Array, t: Array, x: Array, logistic: bool, su
         sums[i, k] = total
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _coupling_backward(
-    glogdet: Array, x: Array, h: Array, t: Array, dx: Array, dh: Array, g: Array, logistic: bool
-) -> None:
+    glogdet: Array, x: Array, h: Array, t: Array, dx: Array, dh: Array, g: Array, logistic: bool, worker: int,
+    workers: int,
+) -> None:  # fmt: skip
     n, size = x.shape
     parts, two = (size + PART - 1) // PART, x.dtype.type(2)
-    for job in prange(n * parts):
-        i, k = np.int64(job) // parts, np.int64(job) % parts
+    for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
+        i, k = job // parts, job % parts
         each = glogdet[i]
         part = range(k * PART, min((k + 1) * PART, size))
         if logistic:

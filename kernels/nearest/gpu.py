@@ -18,7 +18,5 @@ def nearest(z: Array, codebook: Array) -> tuple[Array, Array]:
     half = np.empty_like(codebook, shape=entries)
     index, square = np.empty_like(z, shape=rows, dtype=np.int64), np.empty_like(z, shape=rows)
     module.launch("half_squares", cuda.ceil_div(entries, 8), 256, codebook, half, entries, depth)
-    module.launch(
-        "nearest", cuda.ceil_div(rows, ROWS), 256, z, codebook, half, index, square, rows, entries, depth
-    )
+    module.launch("nearest", cuda.ceil_div(rows, ROWS), 256, z, codebook, half, index, square, rows, entries, depth)
     return index, square

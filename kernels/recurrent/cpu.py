@@ -11,183 +11,159 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.jit import PARALLEL, SERIAL
-from micrognm.kernels.maths import sigmoid, tanh
-from micrognm.kernels.recurrent.product import FEW, ROWS, add_product, columns, set_product
-from numba import njit, prange
+from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.product import product
+from micrognm.kernels.recurrent.gates import advance, copy, retreat
+from micrognm.kernels.vectors import VECTORS, address, columns, lanes
+from micrognm.kernels.workers import run, threads
+from numba import njit
 
 Array = Any
-INLINED: dict[str, Any] = {**SERIAL, "forceinline": True}
 CELLS = 32  # in a step of a block, about: enough rows for the product's tiles, and few enough for the level 1 cache
 BLOCKS = 16  # at least so many, where there are as many images
 
 
-@njit(**INLINED)
-def _line(s: int, height: int, width: int, diagonal: bool) -> tuple[int, int]:
-    """The first cell of the line of step s, and the one after its last."""
-    return (max(0, s - width + 1), min(height, s + 1)) if diagonal else (0, width)
-
-
-@njit(**INLINED)
-def _cell(s: int, line: int, width: int, directions: int, direction: int, diagonal: bool) -> int:
-    """Its number in the first image."""
-    y, x = s, line
-    if diagonal:
-        y, x = line, s - line if direction == 0 else width - 1 - s + line
-    return (y * width + x) * directions + direction
-
-
-@njit(**INLINED)
-def _began(s: int, line: int, diagonal: bool) -> bool:
-    """Whether a line has had a cell before step s; if not, its state is h0 and c0."""
-    return s > (line if diagonal else 0)
+@njit(**SERIAL)
+def _line(s: int, shape: tuple[int, int, int, int], direction: int, diagonal: bool) -> tuple[int, int, int, int]:
+    """The first line that has a cell in step s, the one after the last; the first's cell, and how far the next is."""
+    _, height, width, directions = shape
+    if not diagonal:
+        return 0, width, s * width * directions + direction, directions
+    start = s - width + 1 if s >= width else 0
+    x, right = (s - start, -1) if direction == 0 else (width - 1 - s + start, 1)
+    stop = s + 1 if s < height else height
+    return start, stop, (start * width + x) * directions + direction, (width + right) * directions
 
 
 @njit(**SERIAL)
-def _forward_block(
-    block: int, shape: tuple[int, int, int, int], gates: Array, panels: Array, h0: Array, c0: Array, diagonal: bool,
-    per: int, hidden: Array, cells: Array, gated: Array,
+def _fill(x: Array, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        x[i] = 0
+
+
+@njit(**SERIAL)
+def _forward_share(
+    gates: Array, panels: Array, h0: Array, c0: Array, hidden: Array, cells: Array, gated: Array, memory: Array,
+    shape: tuple[int, int, int, int], h: int, taps: int, diagonal: bool, per: int, blocks: int,
+    worker: int, workers: int,
 ) -> None:  # fmt: skip
+    """One worker's blocks. Arrays are flat; memory, of each worker: the state, the cells and the sums of a line."""
     images, height, width, directions = shape
-    (h,), (taps, wide) = h0.shape[2:], (panels.shape[2], panels.shape[4])
-    direction, first = block % directions, block // directions * per
-    count, apart = min(per, images - first), height * width * directions
-    lines = height if diagonal else width
+    one, wide = gates.dtype.type(1), lanes(gates.dtype.type(1))
+    none, step, four = np.intp(0), np.intp(1), 4 * h
+    pixels, lines = height * width * directions, height if diagonal else width
     front, back = (1, 0) if diagonal else (taps // 2, taps // 2)
-    state = np.zeros(((front + lines + back) * count + ROWS, h), gates.dtype)
-    cell = np.empty((lines * count, h), gates.dtype)
-    total = np.empty((lines * count + ROWS, 4, h), gates.dtype)
-    for line in range(lines):
+    state = worker * (memory.size // workers)
+    carry = state + (front + lines + back) * per * h
+    total = carry + lines * per * h
+    for block in range(blocks * worker // workers, blocks * (worker + 1) // workers):
+        direction, first = block % directions, block // directions * per
+        count = per if per < images - first else images - first
+        _fill(memory, state, carry)
         for i in range(count):
-            for j in range(h):
-                state[(front + line) * count + i, j] = h0[direction, line, j]
-                cell[line * count + i, j] = c0[direction, line, j]
-    for s in range(height + width - 1 if diagonal else height):
-        start, stop = _line(s, height, width, diagonal)
-        for panel in range(panels.shape[1]):
-            set_product(
-                total, panel * wide, 4 * h, state, start * count * h, h, 1, count * h,
-                panels, (direction * panels.shape[1] + panel) * taps * h * wide, wide, (stop - start) * count, h, taps,
-            )  # fmt: skip
-        for line in range(start, stop):
-            at = _cell(s, line, width, directions, direction, diagonal) + first * apart
+            copy(one, lines, h, address(memory, state + (front * count + i) * h), count * h,
+                 address(h0, direction * lines * h), h)  # fmt: skip
+            copy(one, lines, h, address(memory, carry + i * h), count * h, address(c0, direction * lines * h), h)
+        steps = 0 if pixels == 0 else height + width - 1 if diagonal else height
+        for s in range(steps):
+            start, stop, at, apart = _line(s, shape, direction, diagonal)
+            for begin in range(0, four, wide):
+                product(
+                    one, address(memory, total + begin), four,
+                    address(memory, state + start * count * h), h, step, count * h,
+                    address(panels, (direction * four + begin) * taps * h), wide, (stop - start) * count, h, taps, none,
+                )  # fmt: skip
             for i in range(count):
-                row, source, out = total[(line - start) * count + i], gates[at + i * apart], gated[at + i * apart]
-                for q in range(3):
-                    for j in range(h):
-                        out[q, j] = sigmoid(row[q, j] + source[q, j])
-                for j in range(h):
-                    out[3, j] = tanh(row[3, j] + source[3, j])
-                c, c_out = cell[line * count + i], cells[at + i * apart]
-                for j in range(h):
-                    c_out[j] = out[1, j] * c[j] + out[2, j] * out[3, j]
-                new, h_out = state[(front + line) * count + i], hidden[at + i * apart]
-                for j in range(h):
-                    new[j] = out[0, j] * tanh(c_out[j])
-                for j in range(h):
-                    c[j] = c_out[j]
-                    h_out[j] = new[j]
+                here, kept = at + (first + i) * pixels, (start * count + i) * h
+                advance(
+                    one, stop - start, h, apart, count, address(memory, total + i * four), address(gates, here * four),
+                    address(memory, carry + kept), address(memory, state + front * count * h + kept),
+                    address(gated, here * four), address(cells, here * h), address(hidden, here * h),
+                )  # fmt: skip
 
 
 @njit(**SERIAL)
-def _backward_block(
-    block: int, shape: tuple[int, int, int, int], g: Array, panels: Array, h0: Array, c0: Array, hidden: Array,
-    cells: Array, gated: Array, diagonal: bool, per: int, dgates: Array, dweight: Array, dh0: Array, dc0: Array,
+def _backward_share(
+    g: Array, panels: Array, h0: Array, c0: Array, hidden: Array, cells: Array, gated: Array, dgates: Array,
+    dweight: Array, dh0: Array, dc0: Array, ones: Array, memory: Array,
+    shape: tuple[int, int, int, int], h: int, taps: int, diagonal: bool, per: int, blocks: int,
+    worker: int, workers: int,
 ) -> None:  # fmt: skip
+    """One worker's blocks. Memory: the states before a step, the slopes of the gates that read its cells (`back` lines
+    stand before the first), dh and dc.
+    """
     images, height, width, directions = shape
-    (h,), (taps, wide) = h0.shape[2:], (panels.shape[2], panels.shape[4])
-    direction, first = block % directions, block // directions * per
-    count, apart = min(per, images - first), height * width * directions
-    lines = height if diagonal else width
+    one, wide = g.dtype.type(1), lanes(g.dtype.type(1))
+    none, step, four = np.intp(0), np.intp(1), 4 * h
+    pixels, lines = height * width * directions, height if diagonal else width
     front, back = (1, 0) if diagonal else (taps // 2, taps // 2)
-    read = np.zeros(((front + lines + back) * count, h), g.dtype)  # the state before this step
-    # The slopes of the gates that read this step's cells: `back` lines stand before the first. A panel's width more
-    # than they need, lest the rows of one panel fall on few sets of the cache.
-    later = np.zeros(((front + lines + back) * count + ROWS, 4 * h + wide), g.dtype)
-    dh = np.zeros((lines * count + ROWS, panels.shape[1] * wide), g.dtype)
-    dc = np.zeros((lines * count, h), g.dtype)
-    squashed, weight, one = np.empty(h, g.dtype), dweight[block], g.dtype.type(1)
-    pitch = later.shape[1]
-    steps = height + width - 1 if diagonal else height
-    for s in range(steps - 1, -1, -1):
-        start, stop = _line(s, height, width, diagonal)
-        rows = (stop - start) * count
-        for panel in range(panels.shape[1]):
-            set_product(
-                dh, panel * wide, dh.shape[1], later, start * count * pitch, pitch, 1, count * pitch,
-                panels, (direction * panels.shape[1] + panel) * taps * 4 * h * wide, wide, rows, 4 * h, taps,
-            )  # fmt: skip
-        for line in range(start, stop):
-            at = _cell(s, line, width, directions, direction, diagonal) + first * apart
-            before = _cell(s - 1, line, width, directions, direction, diagonal) + first * apart
-            for i in range(count):
-                a, above = gated[at + i * apart], g[at + i * apart]
-                dhi, dci = dh[(line - start) * count + i], dc[line * count + i]
-                c, c_before = cells[at + i * apart], c0[direction, line]
-                if _began(s, line, diagonal):
-                    c_before = cells[before + i * apart]
-                out = dgates[at + i * apart]
-                for j in range(h):
-                    squashed[j] = tanh(c[j])
-                for j in range(h):
-                    dhi[j] += above[j]
-                for j in range(h):
-                    out[0, j] = dhi[j] * squashed[j] * a[0, j] * (one - a[0, j])
-                for j in range(h):
-                    dci[j] += dhi[j] * a[0, j] * (one - squashed[j] * squashed[j])
-                for j in range(h):
-                    out[1, j] = dci[j] * c_before[j] * a[1, j] * (one - a[1, j])
-                for j in range(h):
-                    out[2, j] = dci[j] * a[3, j] * a[2, j] * (one - a[2, j])
-                for j in range(h):
-                    out[3, j] = dci[j] * a[2, j] * (one - a[3, j] * a[3, j])
-                for j in range(h):
-                    dci[j] *= a[1, j]
-                new, flat = later[(back + line) * count + i], out.reshape(-1)
-                for j in range(flat.size):
-                    new[j] = flat[j]
-        for line in range(max(start - front, 0), stop):
-            before = _cell(s - 1, line, width, directions, direction, diagonal) + first * apart
-            for i in range(count):
-                kept, source = read[(front + line) * count + i], h0[direction, line]
-                if _began(s, line, diagonal):
-                    source = hidden[before + i * apart]
-                for j in range(h):
-                    kept[j] = source[j]
-        for t in range(taps):
-            for begin in range(0, 4 * h, wide):
-                add_product(
-                    weight, t * h * 4 * h + begin, 4 * h, read, (start + t) * count * h, 1, h,
-                    later, (back + start) * count * pitch + begin, pitch, h, rows,
+    pitch = four + wide  # more than they need, lest the rows of a panel fall on few sets of the cache
+    across = (h + wide - 1) // wide * wide
+    read = worker * (memory.size // workers)
+    later = read + (front + lines + back) * per * h
+    dh = later + (front + lines + back) * per * pitch
+    dc = dh + lines * per * across
+    for block in range(blocks * worker // workers, blocks * (worker + 1) // workers):
+        direction, first = block % directions, block // directions * per
+        count = per if per < images - first else images - first
+        behind = directions * (width if not diagonal else 1 if direction == 0 else -1)
+        weight, initial = block * taps * h * four, direction * lines * h
+        _fill(memory, read, dc + lines * per * h)
+        _fill(dweight, weight, weight + taps * h * four)
+        steps = 0 if pixels == 0 else height + width - 1 if diagonal else height
+        for s in range(steps - 1, -1, -1):
+            start, stop, at, apart = _line(s, shape, direction, diagonal)
+            # Lines from here on begin in this step, with h0 and c0.
+            began = stop - 1 if diagonal and s < height else stop if s > 0 else 0
+            rows, above = (stop - start) * count, front if start >= front else start
+            for begin in range(0, across, wide):
+                product(
+                    one, address(memory, dh + begin), across,
+                    address(memory, later + start * count * pitch), pitch, step, count * pitch,
+                    address(panels, (direction * across + begin) * taps * four), wide, rows, four, taps, none,
                 )  # fmt: skip
-    # What reads h0. Nothing does through the tap above: without it, the others' mirror image starts at the same line.
-    for panel in range(panels.shape[1]):
-        set_product(
-            dh, panel * wide, dh.shape[1], later, 0, pitch, 1, count * pitch,
-            panels, (direction * panels.shape[1] + panel) * taps * 4 * h * wide, wide, lines * count, 4 * h,
-            1 if diagonal else taps,
-        )  # fmt: skip
-    for line in range(lines):
-        for j in range(h):
             for i in range(count):
-                dh0[block, line, j] += dh[line * count + i, j]
-                dc0[block, line, j] += dc[line * count + i, j]
-
-
-@njit(**PARALLEL)
-def _forward(blocks, shape, gates, panels, h0, c0, diagonal, per, hidden, cells, gated):
-    for block in prange(blocks):
-        _forward_block(np.int64(block), shape, gates, panels, h0, c0, diagonal, per, hidden, cells, gated)
-
-
-@njit(**PARALLEL)
-def _backward(
-    blocks, shape, g, panels, h0, c0, hidden, cells, gated, diagonal, per, dgates, dweight, dh0, dc0
-):
-    for block in prange(blocks):
-        _backward_block(
-            np.int64(block), shape, g, panels, h0, c0, hidden, cells, gated, diagonal, per, dgates, dweight, dh0, dc0
-        )
+                for new in range(2):
+                    low, high = (began, stop) if new else (start, began)
+                    here, kept = at + (low - start) * apart + (first + i) * pixels, low * count + i
+                    before = address(cells, (here - behind) * h)
+                    if new:
+                        before = address(c0, initial + low * h)
+                    retreat(
+                        one, high - low, h, apart, count, address(memory, dh + (kept - start * count) * across), across,
+                        address(memory, dc + kept * h), address(memory, later + (back * count + kept) * pitch), pitch,
+                        address(g, here * h), address(gated, here * four), address(cells, here * h),
+                        before, h if new else apart * h, address(dgates, here * four),
+                    )  # fmt: skip
+                    low = low if new else low - above
+                    here, kept = at + (low - start) * apart + (first + i) * pixels, low * count + i
+                    source = address(hidden, (here - behind) * h)
+                    if new:
+                        source = address(h0, initial + low * h)
+                    copy(one, high - low, h, address(memory, read + (front * count + kept) * h), count * h,
+                         source, h if new else apart * h)  # fmt: skip
+            for t in range(taps):
+                for begin in range(0, four, wide):
+                    product(
+                        one, address(dweight, weight + t * h * four + begin), four,
+                        address(memory, read + (start + t) * count * h), step, h, none,
+                        address(memory, later + (back + start) * count * pitch + begin), pitch, h, rows, step,
+                        address(ones, 0),
+                    )  # fmt: skip
+        # What reads h0. Nothing does through the tap above: without it, the others' mirror image starts where it did.
+        for begin in range(0, across, wide):
+            product(
+                one, address(memory, dh + begin), across, address(memory, later), pitch, step, count * pitch,
+                address(panels, (direction * across + begin) * taps * four), wide, lines * count, four,
+                step if diagonal else taps, none,
+            )  # fmt: skip
+        for line in range(lines):
+            for j in range(h):
+                to = (block * lines + line) * h + j
+                dh0[to] = dc0[to] = 0
+                for i in range(count):
+                    dh0[to] += memory[dh + (line * count + i) * across + j]
+                    dc0[to] += memory[dc + (line * count + i) * h + j]
 
 
 def forward(gates: Array, weight: Array, h0: Array, c0: Array, diagonal: bool) -> tuple[Array, Array, Array]:
@@ -195,45 +171,54 @@ def forward(gates: Array, weight: Array, h0: Array, c0: Array, diagonal: bool) -
     full = _channels(h, gates.dtype)
     gates, weight = _padded(gates, 4, h, full), _padded(weight, 4, h, full, rows=True)
     h0, c0 = _padded(h0, 1, h, full), _padded(c0, 1, h, full)
-    gates = gates.reshape(-1, 4, full)
-    hidden, cells, gated = np.empty(gates[:, 0].shape, gates.dtype), np.empty_like(gates[:, 0]), np.empty_like(gates)
-    per, blocks = _blocks(shape, diagonal)
-    _forward(blocks, shape, gates, _panels(weight), h0, c0, diagonal, per, hidden, cells, gated)
-    hidden, cells = (_unpadded(x.reshape(*shape, full), 1, h) for x in (hidden, cells))
-    return hidden, cells, _unpadded(gated.reshape(*shape, 4 * full), 4, h)
+    hidden, cells = (np.empty((*shape, full), gates.dtype) for _ in range(2))
+    gated, (taps, lines) = np.empty_like(gates), (weight.shape[1], h0.shape[1])
+    per, blocks, workers = _blocks(shape, diagonal, weight)
+    memory = np.empty(workers * per * full * (lines + taps - 1 + 5 * lines), gates.dtype)
+    arrays = gates, _panels(weight), h0, c0, hidden, cells, gated, memory
+    run(_forward_share, (*(x.reshape(-1) for x in arrays), shape, full, taps, diagonal, per, blocks), workers)
+    return _unpadded(hidden, 1, h), _unpadded(cells, 1, h), _unpadded(gated, 4, h)
 
 
 def backward(
     g: Array, weight: Array, h0: Array, c0: Array, hidden: Array, cells: Array, gated: Array, diagonal: bool
 ) -> tuple[Array, Array, Array, Array]:
     shape, h = g.shape[:4], h0.shape[2]
-    full = _channels(h, g.dtype)
-    weight, gated = _padded(weight, 4, h, full, rows=True), _padded(gated, 4, h, full).reshape(-1, 4, full)
-    g, hidden, cells = (_padded(x, 1, h, full).reshape(-1, full) for x in (g, hidden, cells))
-    h0, c0 = _padded(h0, 1, h, full), _padded(c0, 1, h, full)
-    per, blocks = _blocks(shape, diagonal)
+    full, wide = _channels(h, g.dtype), columns(g.dtype)
+    weight, gated = _padded(weight, 4, h, full, rows=True), _padded(gated, 4, h, full)
+    g, hidden, cells, h0, c0 = (_padded(x, 1, h, full) for x in (g, hidden, cells, h0, c0))
+    taps, lines = weight.shape[1], h0.shape[1]
+    per, blocks, workers = _blocks(shape, diagonal, weight)
     dgates = np.empty_like(gated)
-    dweight = np.zeros((blocks, *weight.shape[1:]), g.dtype)
-    dh0, dc0 = np.zeros((2, blocks, *h0.shape[1:]), g.dtype)
+    dweight = np.empty((blocks, *weight.shape[1:]), g.dtype)
+    dh0, dc0 = np.empty((2, blocks, *h0.shape[1:]), g.dtype)
     panels = _panels(weight.swapaxes(2, 3)[:, ::-1])  # what a cell has read through tap t finds it by the tap mirrored
-    _backward(blocks, shape, g, panels, h0, c0, hidden, cells, gated, diagonal, per, dgates, dweight, dh0, dc0)
+    around = lines + taps - 1
+    memory = np.empty(workers * per * (around * (5 * full + wide) + lines * (full + -(-full // wide) * wide)), g.dtype)
+    ones = np.ones(wide, g.dtype)
+    arrays = g, panels, h0, c0, hidden, cells, gated, dgates, dweight, dh0, dc0, ones, memory
+    run(_backward_share, (*(x.reshape(-1) for x in arrays), shape, full, taps, diagonal, per, blocks), workers)
     parts = blocks // shape[3], shape[3]
     dweight, dh0, dc0 = (x.reshape(*parts, *x.shape[1:]).sum(axis=0) for x in (dweight, dh0, dc0))
-    dgates, dweight = _unpadded(dgates.reshape(*shape, 4 * full), 4, h), _unpadded(dweight, 4, h)[:, :, :h]
-    return dgates, np.ascontiguousarray(dweight), _unpadded(dh0, 1, h), _unpadded(dc0, 1, h)
+    return (
+        _unpadded(dgates, 4, h), np.ascontiguousarray(_unpadded(dweight, 4, h)[:, :, :h]), _unpadded(dh0, 1, h),
+        _unpadded(dc0, 1, h),
+    )  # fmt: skip
 
 
-def _blocks(shape: tuple[int, ...], diagonal: bool) -> tuple[int, int]:
-    """Images in a block, and blocks, each of one direction: by the shape alone, so that sums have one order."""
+def _blocks(shape: tuple[int, ...], diagonal: bool, weight: Array) -> tuple[int, int, int]:
+    """Images in a block, and blocks, each of one direction: by the shape alone, so that sums have one order. And
+    workers.
+    """
     images, height, width, directions = shape
     line = max(1, height * width // max(1, height + width - 1) if diagonal else width)  # on average
     per = max(1, min(CELLS // line, images * directions // BLOCKS))
-    return per, -(-images // per) * directions
+    return per, -(-images // per) * directions, threads(images * height * width * weight.size)
 
 
 def _channels(h: int, dtype: Any) -> int:
-    """h, or the next number that makes whole tiles of gates and of the weight's gradient."""
-    whole = max(columns(dtype) // 4, FEW)
+    """h, or the next number that fills whole registers."""
+    whole = columns(dtype) // VECTORS
     return -(-h // whole) * whole
 
 

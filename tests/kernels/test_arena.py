@@ -111,7 +111,6 @@ def test_the_norm_of_gradients_of_two_dtypes(module):
     assert module.norm(*parts) == module.norm(*parts[::-1]) == pytest.approx(28**0.5, rel=1e-12)
 
 
-
 @pytest.mark.parametrize("module", [reference, cpu])
 def test_the_norm_of_what_float32_cannot_square(module):
     np.testing.assert_allclose(module.norm(*arrays(4, 1e30)), 2e30, rtol=1e-6)

@@ -91,3 +91,21 @@ def test_nan_stays_in_its_sample(sigmoid, rng):
     h[1, 2] = np.nan
     y, logdet = cpu.coupling(x, h, t, sigmoid)
     assert np.isnan(logdet).tolist() == [False, True, False] and np.isnan(y).sum() == 1
+
+
+@either
+def test_workers_share_the_parts_and_change_nothing(sigmoid, monkeypatch, rng):
+    x, h, t, g = rng.standard_normal((4, 3, 2 * cpu.PART + 5))
+    slope = rng.standard_normal(3)
+
+    def everything(module):
+        inverse = module.coupling_inverse(x, h, t, sigmoid)
+        return [*module.coupling(x, h, t, sigmoid), *inverse, *module.coupling_backward(g, slope, x, h, t, sigmoid)]
+
+    results = []
+    for workers in (1, 2, 3):
+        monkeypatch.setattr(cpu, "threads", lambda work, workers=workers: workers)
+        results.append(everything(cpu))
+    for first, *others, exact in zip(*results, everything(reference), strict=True):
+        assert all((first == other).all() for other in others)
+        np.testing.assert_allclose(first, exact, rtol=1e-11, atol=1e-10)

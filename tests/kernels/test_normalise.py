@@ -107,3 +107,30 @@ def test_nan_stays_in_its_set(rng):
         y = cpu.forward(x, ones, 0 * ones, 2, False, True, 1e-5, slope, swish)[0]
         assert np.isnan(y).all(1).tolist() == [[False, False], [True, False], [False, False]]
         assert np.isnan(y).sum() == 4
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one scale", "own scales"])
+@pytest.mark.parametrize(("slope", "swish"), [(0.3, False), (1.0, True)], ids=["leaky", "swish"])
+@pytest.mark.parametrize(
+    ("shape", "groups", "over_batch"),
+    [((3, 5000, 8), 8, True), ((3, 5000, 8), 8, False), ((5000, 1, 8), 2, False)],
+    ids=["batch", "instance", "layer"],
+)
+def test_workers_share_the_parts_and_change_nothing(shape, groups, over_batch, own, slope, swish, monkeypatch, rng):
+    x, g = rng.standard_normal((2, *shape)) + 0.1
+    scale, shift = rng.standard_normal((2, shape[0] if own else 1, shape[2]))
+    options = (True, 1e-5, slope, swish)
+
+    def everything(module):
+        y, *found = module.forward(x, scale, shift, groups, over_batch, *options)
+        back = module.backward(g, *found[::2], x, *found, scale, shift, *options)  # any gradients to the statistics
+        rest = [module.scale_shift(x, scale, shift, slope, swish)]
+        return [y, *found, *back, *rest, *module.scale_shift_backward(g, x, scale, shift, slope, swish)]
+
+    results = []
+    for workers in (1, 2, 3):
+        monkeypatch.setattr(cpu, "threads", lambda work, workers=workers: workers)
+        results.append(everything(cpu))
+    for first, *others, exact in zip(*results, everything(reference), strict=True):
+        assert all((first == other).all() for other in others)
+        np.testing.assert_allclose(first, exact, rtol=0, atol=1e-11 * max(abs(exact).max(), 1))
