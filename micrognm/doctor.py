@@ -166,7 +166,7 @@ def blas_lines() -> list[str]:
     try:
         import threadpoolctl
     except ImportError:
-        return [f"{built} (NumPy's), threads unknown: threadpoolctl comes with scikit-learn"]
+        return [f"{built} (NumPy's), threads unknown: threadpoolctl is not installed"]
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     if not pools:
         return [f"{built} (NumPy's), threads unknown: threadpoolctl does not know this library"]

@@ -2,6 +2,9 @@
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side: a thread each for matrix products
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -12,6 +15,16 @@ os.environ["MPLBACKEND"] = "Agg"  # the environment, so that scripts started by 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `-n 2 --dist loadgroup` one worker runs all tests of a kernel, so that nobody compiles it twice."""
+    for item in items:
+        group = item.path.stem.removeprefix("test_")
+        if group == "every":
+            group = item.nodeid.partition("[")[2].partition(".")[0] if "kernels" in item.path.parts else "operations"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

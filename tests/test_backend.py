@@ -450,8 +450,7 @@ def test_the_precision_picks_the_kernels_that_multiply(monkeypatch, rng, precisi
     original = cuda.Module.launch
     monkeypatch.setattr(cuda.Module, "launch", launch)
     x, w, cotangent, q = (
-        rng.standard_normal(shape).astype(np.float32)
-        for shape in ((1, 4, 4, 8), (9, 8, 8), (1, 4, 4, 8), (1, 5, 2, 8))
+        rng.standard_normal(shape).astype(np.float32) for shape in ((1, 4, 4, 8), (9, 8, 8), (1, 4, 4, 8), (1, 5, 2, 8))
     )
 
     def run() -> list[np.ndarray]:

@@ -48,7 +48,8 @@ class _Convolution(Module):
         self.bias = Parameter(np.zeros(n_out, np.float32)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.apply(x, self.effective_weight(), self.bias)
+        weight = incremental.once(self, "effective weight", self.effective_weight)
+        return self.apply(x, weight, self.bias)
 
     def _drawn(self, n_in: int, n_out: int, rng: np.random.Generator, init: Initialiser) -> np.ndarray:
         """The weight at the start."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from micrognm import backend
 from micrognm.engine import Tensor
+from micrognm.formula import formula, sigmoid, tanh
 from micrognm.operation import op
-from micrognm.ops.activation import sigmoid, tanh
 from micrognm.ops.linalg import matmul
 from micrognm.ops.shape import broadcast_to, concat, flip, pad, reshape, split, stack
 
@@ -133,8 +133,20 @@ def lstm_cell(gates: Tensor, read: Tensor, c: Tensor, weight: Tensor) -> tuple[T
     before; weight [taps h, 4h], that of a scan with its taps and their channels in one axis.
     """
     o, f, i, g = split(gates + matmul(read, weight), [c.shape[-1]] * 4)
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    return sigmoid(o) * tanh(c), c
+    c = _next_cell(f, i, g, c)
+    return _hidden(o, c), c
+
+
+@formula
+def _next_cell(f, i, g, c):
+    """sigmoid(f) c + sigmoid(i) tanh(g)"""
+    return sigmoid(f) * c + sigmoid(i) * tanh(g)
+
+
+@formula
+def _hidden(o, c):
+    """sigmoid(o) tanh(c)"""
+    return sigmoid(o) * tanh(c)
 
 
 def _check(gates: Any, weight: Any, h0: Any, c0: Any, gates_are: str, weight_is: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -99,5 +100,5 @@ def split(x: Tensor, sizes: Sequence[int], axis: int = -1) -> list[Tensor]:
     if sum(sizes) != x.shape[axis] or any(n < 0 for n in sizes):
         length = f"{x.shape[axis]}, the length of axis {axis} of {list(x.shape)}"
         raise ValueError(f"split: sizes {list(sizes)} must be at least 0 and add up to {length}")
-    ends = np.cumsum(sizes).tolist()
-    return [x[(slice(None),) * axis + (slice(end - size, end),)] for end, size in zip(ends, sizes, strict=True)]
+    before = (slice(None),) * axis
+    return [x[(*before, slice(end - n, end))] for end, n in zip(accumulate(sizes), sizes, strict=True)]
