@@ -14,7 +14,7 @@ import numpy as np
 
 from micrognm import density, loop, no_grad
 from micrognm.models.autoregressive.gated_pixelcnn import GatedPixelCNN
-from micrognm.optim import Adam, cosine
+from micrognm.optim import Adam, cosine, warmup
 
 
 @dataclass(kw_only=True)
@@ -27,6 +27,8 @@ class Settings(density.Settings):
     """tell the model the class of each image"""
     layers: int = 5
     """pairs of a vertical and a horizontal convolution"""
+    dilations: tuple[int, ...] = (1,)
+    """how far apart their taps are, layer by layer and from the start again"""
     p: int = 32
     """features of each stack"""
     head: int = 64
@@ -41,11 +43,12 @@ def main(settings: Settings) -> None:
         task.rng,
         levels=task.protocol.levels,
         layers=settings.layers,
+        dilations=settings.dilations,
         p=settings.p,
         head=settings.head,
         classes=classes,
     )
-    optimiser = Adam(model, lr=cosine(settings.lr, task.steps))
+    optimiser = Adam(model, lr=warmup(cosine(settings.lr, task.steps), 100))
     finish = (lambda rng: recognised(task, model, rng)) if settings.conditional else None
     density.fit(task, model, optimiser, paper="gated_pixelcnn", labelled=settings.conditional, finish=finish)
 

@@ -37,13 +37,15 @@ def make(name: str, shape: tuple, levels: int, rng: np.random.Generator, mixture
         return drawn(PixelCNN(shape, rng, blocks=depth, h=6, head=6, **size), rng)
     if name == "Gated PixelCNN":
         return drawn(GatedPixelCNN(shape, rng, layers=depth, p=6, head=6, **size), rng)
+    if name == "dilated Gated PixelCNN":
+        return drawn(GatedPixelCNN(shape, rng, layers=depth, dilations=(1, 2), p=6, head=6, **size), rng)
     if name == "PixelSNAIL":
         return drawn(PixelSNAIL(shape, rng, blocks=depth, F=8, keys=4, **size), rng)
     kind = {"Row LSTM": "row", "Diagonal BiLSTM": "diagonal"}[name]
     return drawn(PixelRNN(shape, rng, kind=kind, layers=depth, h=6, head=6, **size), rng)
 
 
-NAMES = ["PixelCNN", "Gated PixelCNN", "Row LSTM", "Diagonal BiLSTM", "PixelSNAIL"]
+NAMES = ["PixelCNN", "Gated PixelCNN", "dilated Gated PixelCNN", "Row LSTM", "Diagonal BiLSTM", "PixelSNAIL"]
 SLOW = ["Diagonal BiLSTM", "PixelSNAIL"]  # on half a million images
 COLOURED = [(name, (5, 4, 3), 4, mixtures) for name in NAMES for mixtures in ((2,) if name == "PixelSNAIL" else (0, 2))]
 GREY = [(name, (4, 5, 1), 3, mixtures) for name in NAMES for mixtures in (0, 2)]

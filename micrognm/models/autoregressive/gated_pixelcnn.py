@@ -12,6 +12,7 @@ layer, which would show a pixel to itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.random import Generator
@@ -34,18 +35,28 @@ def gate(a, b):  # type: ignore[no-untyped-def]
 class Layer(Module):
     """One layer of both stacks, of maps v and h [N, H, W, p] (figure 2).
 
-    first: it reads the image itself, of n_in channels, and not its own pixel. last: nobody reads its v, so it makes
-    none. told: channels of the condition, or 0.
+    Its taps are k x k, `dilation` apart. first: it reads the image itself, of n_in channels, and not its own pixel.
+    last: nobody reads its v, so it makes none. told: channels of the condition, or 0.
     """
 
     def __init__(
-        self, n_in: int, p: int, k: int, rng: Generator, *, groups: int, first: bool, last: bool, told: int
+        self,
+        n_in: int,
+        p: int,
+        k: int,
+        rng: Generator,
+        *,
+        dilation: int,
+        groups: int,
+        first: bool,
+        last: bool,
+        told: int,
     ) -> None:
         self.groups, self.first, self.last = groups, first, last
         mask = "A" if first else "B"
-        self.v = Conv(n_in, 2 * p, vertical(k, mask), rng)
+        self.v = Conv(n_in, 2 * p, vertical(k, mask).dilate(dilation), rng)
         self.link = Conv(2 * p, 2 * p, square(1), rng)
-        self.h = masked(n_in, 2 * p, k, mask, rng, groups, horizontal)
+        self.h = masked(n_in, 2 * p, k, mask, rng, groups, lambda *of: horizontal(*of).dilate(dilation))
         self.out = masked(p, p, 1, "B", rng, groups)
         self.V_h = Linear(told, 2 * p, rng, bias=False) if told else None
         self.V_v = Linear(told, 2 * p, rng, bias=False) if told and not last else None
@@ -73,6 +84,8 @@ class GatedPixelCNN(Raster):
     """A density of images; see Raster for what it is asked.
 
     layers of p features, with taps of k x k, 7 x 7 in the first; the last two 1 x 1 convolutions have `head` features.
+    dilations: how far apart the taps are, layer by layer and from the start again; the first layer's have no gaps. The
+    paper has none either: they let few layers see a whole digit.
     What it is told: classes labels (integers [N]), or told numbers that depend on the place ([N, H, W, told]) or do not
     ([N, told]); with neither it is unconditional. p and head must be divisible by 3 for images of three colours.
     """
@@ -86,16 +99,17 @@ class GatedPixelCNN(Raster):
         layers: int = 6,
         p: int = 32,
         k: int = 3,
+        dilations: Sequence[int] = (1,),
         head: int = 64,
         mixtures: int = 0,
         classes: int = 0,
         told: int = 0,
     ) -> None:
         super().__init__(shape, levels, mixtures)
-        if layers < 1 or (classes and told):
+        if layers < 1 or not dilations or (classes and told):
             raise ValueError(
-                "GatedPixelCNN: expected 1 or more layers, and classes or told but not both, "
-                f"got layers={layers}, classes={classes}, told={told}"
+                "GatedPixelCNN: expected 1 or more layers and dilations, and classes or told but not both, "
+                f"got layers={layers}, dilations={tuple(dilations)}, classes={classes}, told={told}"
             )
         self.classes, self.told = classes, classes or told
         self.layers = [
@@ -104,6 +118,7 @@ class GatedPixelCNN(Raster):
                 p,
                 k if i else 7,
                 rng,
+                dilation=dilations[i % len(dilations)] if i else 1,
                 groups=self.groups,
                 first=i == 0,
                 last=i == layers - 1,
