@@ -128,7 +128,7 @@ class _Rules:
         return rule and eval(f"lambda g, s, n, i: rule(g{given})", {"rule": rule, "wrap": _wrap})
 
     def _given(self, name: str) -> str:
-        if name == "i":
+        if name == "i" and self.variadic:  # the index; elsewhere an input may be called i
             return "i"
         place = self.places.index(name)
         if name == "out":

@@ -174,6 +174,19 @@ def test_rules_see_what_they_name():
     assert seen["b"] == 3 and isinstance(seen["b"], int) and seen["shapes"]["b"] == ()
 
 
+@pytest.mark.parametrize(
+    "name", ["f", "forward", "g", "i", "inputs", "keep", "n", "node", "out_", "rule", "s", "wrap", "y"]
+)
+def test_an_input_may_have_any_name(name, rng):
+    """The adapters between engine and rules are generated code: none of their names may be taken for an input's."""
+    made: dict[str, Any] = {}
+    exec(f"def product({name}, b):\n    return {name} * b\n", made)
+    exec(f"def to_b(g_, {name}):\n    return g_ * {name}\n", made)
+    product = op(made["product"])
+    product.vjp(**{name: lambda g_, b: g_ * b, "b": made["to_b"]})
+    check(product, rng.standard_normal(3), rng.standard_normal(3))
+
+
 def test_options():
     x = leaf(1.0, 2.0)
     assert grad(scaled(x, by=3.0).sum(), x).numpy().tolist() == [3.0, 3.0]
