@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -94,11 +96,35 @@ def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     return _transpose(x, axes=tuple(i % x.ndim for i in order))
 
 
-def split(x: Tensor, sizes: Sequence[int], axis: int = -1) -> list[Tensor]:
+def split(x: Tensor, sizes: Sequence[int], axis: int = -1) -> tuple[Tensor, ...]:
     """x cut along an axis into parts of these sizes, which must add up to the axis."""
     axis = normalize_axis_index(axis, x.ndim, "split")
     if sum(sizes) != x.shape[axis] or any(n < 0 for n in sizes):
         length = f"{x.shape[axis]}, the length of axis {axis} of {list(x.shape)}"
         raise ValueError(f"split: sizes {list(sizes)} must be at least 0 and add up to {length}")
+    return _splitter(len(sizes))(x, sizes=tuple(sizes), axis=axis) if len(sizes) > 1 else (x,) * len(sizes)
+
+
+@functools.cache
+def _splitter(n: int) -> Any:
+    """The operation that makes n parts: an operation has a number of outputs."""
+
+    @op(outputs=n)
+    def split(x, *, sizes, axis):
+        return _parts(x, sizes, axis)
+
+    split.vjp_at_once(_joined, _parts)
+    return split
+
+
+def _parts(x, sizes, axis):
     before = (slice(None),) * axis
-    return [x[(*before, slice(end - n, end))] for end, n in zip(accumulate(sizes), sizes, strict=True)]
+    return tuple(x[(*before, slice(end - n, end))] for end, n in zip(accumulate(sizes), sizes, strict=True))
+
+
+def _joined(g, needs, sizes, axis):
+    """The parts' gradients side by side, in one array: a slice's own rule would fill one with zeros for each part."""
+    like = next(part for part in g if part is not None)
+    shapes = [(*like.shape[:axis], n, *like.shape[axis + 1 :]) for n in sizes]
+    parts = [np.zeros_like(like, shape=shape) if part is None else part for part, shape in zip(g, shapes, strict=True)]
+    return [np.concatenate(parts, axis)]

@@ -22,7 +22,7 @@ from micrognm.formula import formula, sigmoid, tanh
 from micrognm.incremental import column, here
 from micrognm.models.autoregressive.raster import Raster, masked
 from micrognm.nn import Conv, Linear, Module
-from micrognm.ops import relu
+from micrognm.ops import relu, split
 from micrognm.taps import horizontal, square, vertical
 
 
@@ -75,8 +75,8 @@ class Layer(Module):
 
     def _gate(self, z: Tensor, groups: int) -> Tensor:
         """The gate of the two halves of each group's channels."""
-        parts = z.reshape(shape=(*z.shape[:-1], groups, 2, z.shape[-1] // (2 * groups)))
-        y = gate(parts[..., 0, :], parts[..., 1, :])
+        halves = z.reshape(shape=(*z.shape[:-1], groups, 2, z.shape[-1] // (2 * groups)))
+        y = gate(*split(halves, [1, 1], axis=-2))
         return y.reshape(shape=(*z.shape[:-1], z.shape[-1] // 2))
 
 

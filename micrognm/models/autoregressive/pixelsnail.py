@@ -59,8 +59,7 @@ class GatedResnet(Module):
         h = self.second(self.dropout(elu(h)))
         if self.told is not None:
             h = h + self.told(s)
-        F = x.shape[-1]
-        return gated(x, h[..., :F], h[..., F:])
+        return gated(x, *split(h, [x.shape[-1]] * 2))
 
 
 class Attention(Module):
