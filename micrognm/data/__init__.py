@@ -10,6 +10,7 @@ import os
 from micrognm.data.batches import Batches
 from micrognm.data.binarise import dynamic, threshold
 from micrognm.data.dataset import Dataset, Split
+from micrognm.data.dequantise import dequantise
 from micrognm.data.idx import read_idx
 from micrognm.data.image_folder import folder
 from micrognm.data.protocol import Protocol, protocol
@@ -21,6 +22,7 @@ __all__ = [
     "Dataset",
     "Protocol",
     "Split",
+    "dequantise",
     "digits",
     "dynamic",
     "folder",
