@@ -11,14 +11,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHAPTER = "examples/autoregressive"
 MADE, PIXELCNN, PIXEL_RNN, GATED, SNAIL, MULTI_SCALE, AUTOENCODER = (
-    f"{CHAPTER}/{name}.py"
+    f"examples/autoregressive/{name}.py"
     for name in (
         "made", "pixelcnn", "pixel_rnn", "gated_pixelcnn", "pixelsnail", "multi_scale", "pixelcnn_autoencoder",
     )
 )  # fmt: skip
+REAL_NVP, GLOW = (f"examples/flow/{name}.py" for name in ("real_nvp", "glow"))
+VAE, IWAE, VQ_VAE, VQ_VAE_2 = (f"examples/latent/{name}.py" for name in ("vae", "iwae", "vq_vae", "vq_vae_2"))
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*/*.py"))
+
+PICTURES = {  # beside samples.png and curves.png
+    AUTOENCODER: {"reconstructions.png"},
+    REAL_NVP: {"interpolations.png", "temperatures.png", "manifold.png"},
+    GLOW: {"interpolations.png", "temperatures.png", "attributes.png"},
+    **{example: {"reconstructions.png"} for example in (VAE, IWAE, VQ_VAE)},
+    VQ_VAE_2: {"reconstructions.png", "kept.png"},
+}
 
 
 def run(example: str, out: Path, *flags: str) -> dict:
@@ -42,18 +51,43 @@ def run(example: str, out: Path, *flags: str) -> dict:
         (PIXEL_RNN, ("--kind", "row", "--skip", "--levels", "binary")),
         (GATED, ("--conditional",)),
         (SNAIL, ("--conditional", "--no-attend", "--mixtures", "3")),
+        (REAL_NVP, ("--conditional", "--reversible")),
+        (GLOW, ("--conditional",)),
+        (GLOW, ("--mixing", "plu", "--reversible")),
+        (VAE, ("--levels", "all")),
+        (VAE, ("--n-z", "2", "--objective", "sgvb_a")),
+        (IWAE, ("--layers", "2", "--objective", "dreg", "--k", "5")),
+        (VQ_VAE, ("--mixtures", "1")),
+        (VQ_VAE, ("--decay", "0")),
     ],
 )
 def test_quick_runs_every_stage(example, flags, tmp_path):
     result = run(example, tmp_path, "--quick", *flags)
-    more = "reconstructions.png" if example == AUTOENCODER else "completions.png"
-    pictures = {"samples.png", "curves.png", more}
+    pictures = {"samples.png", "curves.png"} | PICTURES.get(example, {"completions.png"})
     for name in {"settings.json", "log.jsonl", "checkpoint.safetensors", "best.safetensors", "result.json"} | pictures:
         assert (tmp_path / "run" / name).stat().st_size > 0
     for name in pictures:
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     again = run(example, tmp_path, "--quick", *flags, "--resume")  # a finished run is evaluated again, and not trained
     assert again == {**result, "seconds": again["seconds"]}
+
+
+def test_the_ablation_of_glow_is_six_runs_and_a_picture(tmp_path):
+    result = run(GLOW, tmp_path, "--quick", "--ablation")
+    kinds = {f"{coupling}_{mixing}" for coupling in ("additive", "affine") for mixing in ("reverse", "shuffle", "1x1")}
+    assert kinds <= set(result) and result["value"] == result["affine_1x1"]
+    assert {path.parent.name.replace("-", "_") for path in tmp_path.glob("run/*/result.json")} == kinds
+    assert (tmp_path / "run" / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_sweep_of_vae_is_two_runs_a_size_and_a_picture(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / VAE, "--quick", "--sweep", "2", "3"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    runs = {path.parent.name for path in tmp_path.glob("runs/vae/*/result.json")}
+    assert runs == {"sgvb_b-2", "sgvb_b-3", "wake_sleep-2", "wake_sleep-3"}
+    assert (tmp_path / "runs" / "vae" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_example_names_the_known_data(tmp_path):

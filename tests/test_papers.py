@@ -33,7 +33,10 @@ def test_an_arxiv_id_begins_with_the_papers_year():
 
 
 # What models of a chapter share is no paper's.
-SHARED = {f"micrognm/models/{path}.py" for path in ("autoregressive/raster", "autoregressive/upsample")}
+SHARED = {
+    f"micrognm/models/{path}.py"
+    for path in ("autoregressive/raster", "autoregressive/upsample", "flow/flow", "latent/gaussian", "latent/prior")
+}
 
 
 @pytest.mark.parametrize("field", ["models", "examples"])

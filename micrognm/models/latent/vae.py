@@ -1,0 +1,98 @@
+"""VAE: Auto-Encoding Variational Bayes (Kingma & Welling 2013, arXiv 1312.6114).
+
+A decoder p(x | z) with a standard normal z, and an encoder q(z | x) that is trained with it on one lower bound of
+log p(x). A draw of q is written z = mean + std * noise, so that the gradient of the bound passes through the draw: the
+reparametrisation. Both estimators are here, with L draws an image:
+
+    A (equation 6)  1/L sum_l log p(x, z_l) - log q(z_l | x)
+    B (equation 7)  1/L sum_l log p(x | z_l) - KL(q(z | x) || p(z)), the second term in closed form (appendix B)
+
+Where what is: the decoders, Bernoulli and Gaussian with means in [0, 1] (appendix C); the manifold of figure 4; the
+wake-sleep algorithm (Hinton et al. 1995) that figure 2 compares with. The likelihood is estimated by importance
+sampling (Burda et al. 2015) instead of appendix D's sampler, which holds for three latent dimensions at most. Networks
+give the log of the standard deviation, not of the variance. Weights start as draws of N(0, 0.01), a variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.random import Generator
+
+from micrognm import backend
+from micrognm.distributions import kl
+from micrognm.engine import Tensor, no_grad
+from micrognm.models.latent.gaussian import Gaussian, LatentGaussianModel, Pixels, log_density, standard
+from micrognm.nn import init
+
+
+class VAE(LatentGaussianModel):
+    """Images [N, *shape]: of 0 and 1 for a Bernoulli decoder, of values in [0, 1] for a Gaussian one.
+
+    n_z: latent dimensions. hidden: units of the encoder's tanh layers; the decoder has the same in reverse.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        n_z: int,
+        hidden: Sequence[int],
+        rng: Generator,
+        *,
+        decoder: Literal["bernoulli", "gaussian"] = "bernoulli",
+    ) -> None:
+        D, start = int(np.prod(shape)), init.normal(0.1)
+        if n_z < 1 or D < 1:
+            raise ValueError(f"VAE: expected 1 or more latent dimensions and pixels, got n_z={n_z}, shape={shape}")
+        q = Gaussian(D, hidden, n_z, rng, start)
+        if decoder == "bernoulli":
+            super().__init__(shape, [q], [], Pixels(n_z, hidden[::-1], D, rng, start))
+        elif decoder == "gaussian":
+            super().__init__(shape, [q], [], Gaussian(n_z, hidden[::-1], D, rng, start, squash=True))
+        else:
+            raise ValueError(f"VAE: decoder must be 'bernoulli' or 'gaussian', got {decoder!r}")
+
+    def sgvb_a(self, x: Tensor, rng: Generator, L: int = 1) -> Tensor:
+        """Estimator A of the bound, [N] nats."""
+        return self.log_weights(x, L, rng).mean(axis=1)
+
+    def sgvb_b(self, x: Tensor, rng: Generator, L: int = 1) -> Tensor:
+        """Estimator B of the bound, [N] nats."""
+        reconstruction, divergence = self.terms(x, rng, L)
+        return reconstruction - divergence
+
+    def terms(self, x: Tensor, rng: Generator, L: int = 1) -> tuple[Tensor, Tensor]:
+        """The expected log p(x | z), from L draws, and the divergence KL(q(z | x) || p(z)), each [N] nats."""
+        rows = self.rows(x, L)
+        q = self.q[0](rows)
+        (z,), _ = self.infer(q, L, rng)
+        return self.decoder.log_likelihood(rows, z).mean(axis=1), kl(q, standard(z)).sum(axis=(1, 2))
+
+    def wake_sleep(self, x: Tensor, rng: Generator) -> Tensor:
+        """[N] numbers whose gradient is wake-sleep's: no bound of anything.
+
+        Wake: log p(x | z) for z of q, which trains the decoder. Sleep: log q(z' | x') for a dream (x', z') of p, which
+        trains the encoder.
+        """
+        rows = self.rows(x, 1)
+        with no_grad():
+            (z,), _ = self.infer(self.q[0](rows), 1, rng)
+            dreamt = Tensor(backend.normal(rng, z.shape, z.dtype))
+            dream = self.decoder(dreamt).sample(rng)
+        return (self.decoder.log_likelihood(rows, z) + log_density([dreamt], [self.q[0](dream)])).sum(axis=1)
+
+    @no_grad()
+    def manifold(self, side: int) -> Tensor:
+        """Expected images [side * side, *shape] on a grid of a two-dimensional z, row by row (figure 4).
+
+        The grid is even in probability: the inverse normal distribution function of (1/2 ... side - 1/2) / side.
+        """
+        if self.q[0].n_out != 2:
+            raise ValueError(f"VAE.manifold: z has {self.q[0].n_out} dimensions, a picture needs n_z=2")
+        from scipy.special import ndtri
+
+        line = ndtri((np.arange(side) + 0.5) / side)
+        z = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 1, 2)
+        return self.images(self.decoder(Tensor(z.astype(self.decoder.parameters()[0].dtype))).mean)
