@@ -16,7 +16,7 @@ from micrognm.optim import Adam, cosine
 
 @dataclass(kw_only=True)
 class Settings(density.Settings):
-    epochs: int = 60
+    epochs: int = 40
     out: Path = Path("runs/pixelsnail")
     lr: float = 2e-3
     average: float = 0.995

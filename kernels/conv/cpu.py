@@ -22,6 +22,7 @@ from micrognm.kernels.formula.cpu import address
 from micrognm.kernels.formula.loops import call as run_part
 from micrognm.kernels.formula.program import Activation
 from micrognm.kernels.jit import REGISTERS, SERIAL, WIDTH
+from micrognm.kernels.vectors import scratch
 from micrognm.kernels.workers import run
 from numba import njit, types
 from numba.core import cgutils
@@ -158,17 +159,22 @@ _move: Any = intrinsic(_move_code)
 _clear: Any = intrinsic(_clear_code)
 _numbers: Any = to_fixed_tuple  # the first so many of an array
 
-_local = threading.local()
+
+class _Kept(threading.local):
+    """Memory of a thread, by what it is for and by dtype."""
+
+    def __init__(self) -> None:
+        self.memory: dict[tuple[str, Any], Array] = {}
+
+
+_kept = _Kept()
 
 
 def _scratch(name: str, size: int, dtype: Any) -> Array:
     """Uninitialised memory from the start of a line of the cache; kept for the next call, for fresh memory is slow."""
-    key = f"{name} {np.dtype(dtype)}"
-    flat = _local.__dict__.get(key)
+    flat = _kept.memory.get((name, dtype))
     if flat is None or flat.size < size:
-        flat = np.empty(size + 64 // np.dtype(dtype).itemsize, dtype)
-        start = -flat.ctypes.data % 64 // flat.itemsize
-        flat = _local.__dict__[key] = flat[start:]
+        flat = _kept.memory[name, dtype] = scratch(size, dtype)
     return flat[:size]
 
 

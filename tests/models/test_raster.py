@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,24 @@ def test_conditions(given, rng):
     np.testing.assert_array_equal(model.sample_from(Tensor(u), told).numpy(), slow)
     with pytest.raises(ValueError, match=r"expected|labels run"):
         model.log_prob(Tensor(slow), np.array([0, 3]) if given == "classes" else Tensor(rng.random((2, 3))))
+
+
+def test_pixelsnail_never_holds_a_matrix_of_pixels_by_pixels(rng):
+    """At 32 x 32 it would be 4 MiB of one image; four times the pixels would take sixteen times the memory."""
+
+    def peak(side: int) -> int:
+        model = PixelSNAIL((side, side, 1), rng, levels=4, blocks=1, F=8, keys=4)
+        x = Tensor(rng.integers(4, size=(1, side, side, 1)))
+        model.log_prob(x).sum().backward()  # what is kept from call to call is there now
+        tracemalloc.start()
+        model.log_prob(x).sum().backward()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    small, large = peak(32), peak(64)
+    assert large < 5 * small
+    assert large < 0.5 * (64 * 64) ** 2 * 4
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,6 +22,7 @@ from micrognm.formula import formula, sigmoid, tanh
 from micrognm.incremental import column, here
 from micrognm.models.autoregressive.raster import Raster, masked
 from micrognm.nn import Conv, Linear, Module
+from micrognm.nn.init import he_uniform
 from micrognm.ops import relu, split
 from micrognm.taps import horizontal, square, vertical
 
@@ -54,9 +55,10 @@ class Layer(Module):
     ) -> None:
         self.groups, self.first, self.last = groups, first, last
         mask = "A" if first else "B"
-        self.v = Conv(n_in, 2 * p, vertical(k, mask).dilate(dilation), rng)
+        draw = he_uniform(gain=2.0)  # near 0 the gate halves what it is given
+        self.v = Conv(n_in, 2 * p, vertical(k, mask).dilate(dilation), rng, init=draw)
         self.link = Conv(2 * p, 2 * p, square(1), rng)
-        self.h = masked(n_in, 2 * p, k, mask, rng, groups, lambda *of: horizontal(*of).dilate(dilation))
+        self.h = masked(n_in, 2 * p, k, mask, rng, groups, lambda *of: horizontal(*of).dilate(dilation), draw)
         self.out = masked(p, p, 1, "B", rng, groups)
         self.V_h = Linear(told, 2 * p, rng, bias=False) if told else None
         self.V_v = Linear(told, 2 * p, rng, bias=False) if told and not last else None

@@ -16,18 +16,28 @@ from micrognm.distributions import Bernoulli, Categorical, LogisticMixture
 from micrognm.engine import Tensor, no_grad
 from micrognm.incremental import incremental
 from micrognm.nn import Conv, MaskedConv, Module
+from micrognm.nn.init import Initialiser
 from micrognm.ops import one_hot, where
 from micrognm.taps import causal
 
 
-def masked(n_in: int, n_out: int, k: int, mask: str, rng: Generator, groups: int, taps: Any = causal) -> Conv:
+def masked(
+    n_in: int,
+    n_out: int,
+    k: int,
+    mask: str,
+    rng: Generator,
+    groups: int,
+    taps: Any = causal,
+    init: Initialiser | None = None,
+) -> Conv:
     """A convolution by taps(k, mask), whose features are in 1 group or, for colours one after the other, in 3.
 
     It sees earlier pixels, and with mask "B" its own features; of 3 groups, those of the earlier colours.
     """
     if groups == 1:
-        return Conv(n_in, n_out, taps(k, mask), rng)
-    return MaskedConv(n_in, n_out, taps(k, "B"), rng, mask=mask)
+        return Conv(n_in, n_out, taps(k, mask), rng, init=init)
+    return MaskedConv(n_in, n_out, taps(k, "B"), rng, mask=mask, init=init)
 
 
 class Raster(Module):
