@@ -34,6 +34,8 @@ def _run(f: Callable[..., Any], *xs: Any) -> None:
 def _conv() -> None:
     x = _drawn(8, 16, 16, 16)
     _run(lambda *xs: ops.conv(*xs, taps=causal(3, "B")), x, _drawn(5, 16, 16), _drawn(16))
+    for f in (ops.relu, ops.elu):
+        _run(lambda *xs, f=f: ops.conv(*xs, taps=square(1), activation=f), x, _drawn(1, 16, 16), _drawn(16))
     _run(lambda *xs: ops.conv_transpose(*xs, taps=square(4), stride=2), x, _drawn(16, 16, 16), _drawn(16))
 
 
@@ -90,7 +92,7 @@ def _arena() -> None:
 
 
 def _formula() -> None:
-    for f in (ops.tanh, ops.sigmoid, ops.softplus, ops.elu, ops.gelu, ops.swish, ops.leaky_relu):
+    for f in (ops.tanh, ops.sigmoid, ops.softplus, ops.relu, ops.elu, ops.gelu, ops.swish, ops.leaky_relu):
         _run(f, _drawn(64, 64))
     _run(ops.bernoulli_log_prob, Tensor(np.ones((64, 64), np.float32)), _drawn(64, 64))
 

@@ -129,7 +129,7 @@ def test_the_first_batch_leaves_actnorm_with_mean_0_and_variance_1(rng):
     y = x.numpy() * np.exp(FACTOR * step.logs.numpy()) + step.b.numpy()
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(y.std((0, 1, 2)), 1, rtol=1e-5)
-    inner = step.net[0](Tensor(np.split(y @ step.W.numpy(), 2, axis=-1)[0])).numpy()
+    inner = step.net[0].apply(Tensor(np.split(y @ step.W.numpy(), 2, axis=-1)[0]), None).numpy()
     np.testing.assert_allclose(inner.mean((0, 1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(inner.std((0, 1, 2)), 1, rtol=1e-4)
     before = step.state()

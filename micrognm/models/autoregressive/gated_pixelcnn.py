@@ -20,6 +20,7 @@ from numpy.random import Generator
 from micrognm.engine import Tensor
 from micrognm.formula import formula, sigmoid, tanh
 from micrognm.incremental import column, here
+from micrognm.models.autoregressive import raster
 from micrognm.models.autoregressive.raster import Raster, masked
 from micrognm.nn import Conv, Linear, Module
 from micrognm.nn.init import he_uniform
@@ -58,7 +59,7 @@ class Layer(Module):
         draw = he_uniform(gain=2.0)  # near 0 the gate halves what it is given
         self.v = Conv(n_in, 2 * p, vertical(k, mask).dilate(dilation), rng, init=draw)
         self.link = Conv(2 * p, 2 * p, square(1), rng)
-        self.h = masked(n_in, 2 * p, k, mask, rng, groups, lambda *of: horizontal(*of).dilate(dilation), draw)
+        self.h = masked(n_in, 2 * p, k, mask, rng, groups, lambda *of: horizontal(*of).dilate(dilation), init=draw)
         self.out = masked(p, p, 1, "B", rng, groups)
         self.V_h = Linear(told, 2 * p, rng, bias=False) if told else None
         self.V_v = Linear(told, 2 * p, rng, bias=False) if told and not last else None
@@ -128,7 +129,7 @@ class GatedPixelCNN(Raster):
             )
             for i in range(layers)
         ]
-        self.head = [masked(a, b, 1, "B", rng, self.groups) for a, b in ((p, head), (head, self.outputs))]
+        self.head = raster.head(p, head, self.outputs, rng, self.groups)
 
     def condition(self, given: Any, n: int) -> Tensor | None:
         """What the layers are told: [n, 1, 1, told], or [n, H, W, told]. ValueError for what does not fit."""
@@ -159,4 +160,4 @@ class GatedPixelCNN(Raster):
         h = x
         for layer, link in zip(self.layers, rows, strict=True):
             h = layer.horizontal(h, column(link))
-        return self.head[1](relu(self.head[0](relu(h))))
+        return self.head[1](self.head[0](relu(h)))

@@ -19,6 +19,7 @@ from numpy.random import Generator
 
 from micrognm import incremental
 from micrognm.engine import Tensor
+from micrognm.models.autoregressive import raster
 from micrognm.models.autoregressive.raster import Raster, masked
 from micrognm.nn import Conv, Module, Parameter, init
 from micrognm.ops import concat, flip, relu, reshape, stack, transpose
@@ -154,7 +155,7 @@ class PixelRNN(Raster):
         self.first = masked(shape[2], 2 * h, 7, "A", rng, groups)
         self.scans = [scan(h, rng, groups, told) for _ in range(layers)]
         self.up = [masked(h, 2 * h, 1, "B", rng, groups) for _ in range(layers)]
-        self.head = [masked(a, b, 1, "B", rng, groups) for a, b in ((2 * h, head), (head, self.outputs))]
+        self.head = raster.head(2 * h, head, self.outputs, rng, groups)
 
     def condition(self, given: Any, n: int) -> Tensor | None:
         """The map that the layers are given. ValueError where it does not fit."""
@@ -171,7 +172,4 @@ class PixelRNN(Raster):
         for scan, up in zip(self.scans, self.up, strict=True):
             found = up(scan(features, s))
             features, out = features + found, out + found
-        h = out if self.skip else features
-        for layer in self.head:
-            h = layer(relu(h))
-        return h
+        return self.head[1](self.head[0](relu(out if self.skip else features)))

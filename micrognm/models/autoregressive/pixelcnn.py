@@ -14,6 +14,7 @@ from typing import Any
 from numpy.random import Generator
 
 from micrognm.engine import Tensor
+from micrognm.models.autoregressive import raster
 from micrognm.models.autoregressive.raster import Raster, masked
 from micrognm.nn import Module
 from micrognm.ops import relu
@@ -24,15 +25,15 @@ class Block(Module):
 
     def __init__(self, h: int, k: int, rng: Generator, groups: int) -> None:
         self.steps = [
-            masked(2 * h, h, 1, "B", rng, groups),
-            masked(h, h, k, "B", rng, groups),
+            masked(2 * h, h, 1, "B", rng, groups, activation=relu),
+            masked(h, h, k, "B", rng, groups, activation=relu),
             masked(h, 2 * h, 1, "B", rng, groups),
         ]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
+        y = relu(x)
         for step in self.steps:
-            y = step(relu(y))
+            y = step(y)
         return x + y
 
 
@@ -59,12 +60,10 @@ class PixelCNN(Raster):
         groups = self.groups
         self.first = masked(shape[2], 2 * h, 7, "A", rng, groups)
         self.blocks = [Block(h, k, rng, groups) for _ in range(blocks)]
-        self.head = [masked(a, b, 1, "B", rng, groups) for a, b in ((2 * h, head), (head, self.outputs))]
+        self.head = raster.head(2 * h, head, self.outputs, rng, groups)
 
     def pixels(self, x: Tensor, rows: None, condition: Any) -> Tensor:
         h = self.first(x)
         for block in self.blocks:
             h = block(h)
-        for layer in self.head:
-            h = layer(relu(h))
-        return h
+        return self.head[1](self.head[0](relu(h)))

@@ -54,7 +54,7 @@ class PixelCNNAutoencoder(Module):
             shape, rng, levels=levels, layers=layers, p=p, k=k, head=head, mixtures=mixtures, told=maps or m
         )
         self.shape, self.levels, (H, W, colours) = self.decoder.shape, levels, shape
-        self.encoder = [Conv(a, b, square(4), rng, stride=2) for a, b in pairwise((colours, *encoder))]
+        self.encoder = [Conv(a, b, square(4), rng, stride=2, activation=relu) for a, b in pairwise((colours, *encoder))]
         H, W = (-(-side // 2 ** len(encoder)) for side in (H, W))
         self.to_h = Linear(H * W * encoder[-1], m, rng)
         self.to_s = Upsample((1, 1), shape[:2], m, maps, rng) if maps else None
@@ -63,7 +63,7 @@ class PixelCNNAutoencoder(Module):
         """h(x), [N, m]."""
         z = self.decoder.read(x)
         for layer in self.encoder:
-            z = relu(layer(z))
+            z = layer(z)
         return self.to_h(z.reshape(shape=(len(z), self.to_h.weight.shape[0])))
 
     def log_prob(self, x: Tensor, h: Tensor | None = None) -> Tensor:

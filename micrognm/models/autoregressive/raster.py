@@ -16,8 +16,7 @@ from micrognm.distributions import Bernoulli, Categorical, LogisticMixture
 from micrognm.engine import Tensor, no_grad
 from micrognm.incremental import incremental
 from micrognm.nn import Conv, MaskedConv, Module
-from micrognm.nn.init import Initialiser
-from micrognm.ops import one_hot, where
+from micrognm.ops import one_hot, relu, where
 from micrognm.taps import causal
 
 
@@ -29,15 +28,23 @@ def masked(
     rng: Generator,
     groups: int,
     taps: Any = causal,
-    init: Initialiser | None = None,
+    **options: Any,
 ) -> Conv:
     """A convolution by taps(k, mask), whose features are in 1 group or, for colours one after the other, in 3.
 
     It sees earlier pixels, and with mask "B" its own features; of 3 groups, those of the earlier colours.
     """
     if groups == 1:
-        return Conv(n_in, n_out, taps(k, mask), rng, init=init)
-    return MaskedConv(n_in, n_out, taps(k, "B"), rng, mask=mask, init=init)
+        return Conv(n_in, n_out, taps(k, mask), rng, **options)
+    return MaskedConv(n_in, n_out, taps(k, "B"), rng, mask=mask, **options)
+
+
+def head(n_in: int, width: int, n_out: int, rng: Generator, groups: int) -> list[Conv]:
+    """The last two 1 x 1 convolutions, with a relu between."""
+    return [
+        masked(n_in, width, 1, "B", rng, groups, activation=relu),
+        masked(width, n_out, 1, "B", rng, groups),
+    ]
 
 
 class Raster(Module):

@@ -38,7 +38,7 @@ class Upsample(Module):
             # Where nothing can overlap, of one pixel or without a stride, taps beyond it would never be used.
             reach = [range(s) if s == 1 or n == 1 else range(1 - s, s + 1) for s, n in zip(stride, size, strict=True)]
             taps = Taps(tuple(itertools.product(*reach)))
-            self.deconvolutions.append(ConvTranspose(channels, width, taps, rng, stride=stride))
+            self.deconvolutions.append(ConvTranspose(channels, width, taps, rng, stride=stride, activation=relu))
             size, channels = (size[0] * stride[0], size[1] * stride[1]), width
         self.last = Conv(channels, n_out, square(3), rng)
 
@@ -48,7 +48,7 @@ class Upsample(Module):
         if x.shape[1:] != (*self.small, self.n_in):
             raise ValueError(f"Upsample: expected maps [N, {(*self.small, self.n_in)}], got {list(x.shape)}")
         for layer in self.deconvolutions:
-            x = relu(layer(x))
+            x = layer(x)
         return self.last(x)
 
 

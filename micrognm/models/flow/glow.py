@@ -56,15 +56,17 @@ FACTOR = 3.0  # a log scale is its parameter times this
 
 
 class Conv(Module):
-    """(W * x + E * edge + b) exp(3 logs): x [N, H, W, n_in] -> [N, H, W, n_out], with k x k taps.
+    """(W * x + E * edge + b) exp(3 logs): x [N, H, W, n_in] -> [N, H, W, n_out], with k x k taps; then an activation.
 
     edge is 1 outside the image and 0 inside. zero: starts at 0. Otherwise this ends in an actnorm: the first batch in
     training sets b and logs so that each channel has mean 0 and variance 1 over it.
     """
 
-    def __init__(self, n_in: int, n_out: int, k: int, rng: Generator, *, zero: bool = False) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, k: int, rng: Generator, *, zero: bool = False, activation: Any = None
+    ) -> None:
         draw = init.zeros() if zero else init.normal(0.05)
-        self.taps = square(k)
+        self.taps, self.activation = square(k), activation
         self.W = Parameter(draw(rng, (k * k, n_in, n_out)))
         self.E = Parameter(draw(rng, (k * k, n_out))) if k > 1 else None
         self.b = Parameter(np.zeros(n_out, np.float32))
@@ -74,19 +76,21 @@ class Conv(Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not is_frozen() and not self.initialised:
             with no_grad():
-                centre, logs = _standard(self.apply(x))
+                centre, logs = _standard(self.apply(x, None))
                 self.b.data[...] = -centre.data
                 self.logs.data[...] = logs.data
                 self.initialised[...] = True
-        return self.apply(x)
+        return self.apply(x, self.activation)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, activation: Any) -> Tensor:
         scale = exp(FACTOR * self.logs)
-        y = conv(x, self.W * scale, self.b * scale, taps=self.taps)
+        W, b = self.W * scale, self.b * scale
         if self.E is None:
-            return y
+            return conv(x, W, b, taps=self.taps, activation=activation)
+        y = conv(x, W, b, taps=self.taps)
         edge = outside(self.taps, *x.shape[1:3], x.dtype.name, backend.device())
-        return y + (edge @ (self.E * scale)).reshape(shape=(1, *y.shape[1:]))
+        y = y + (edge @ (self.E * scale)).reshape(shape=(1, *y.shape[1:]))
+        return y if activation is None else activation(y)
 
 
 @functools.cache
@@ -134,8 +138,8 @@ class Step(Module):
         else:
             self.W = Tensor(eye[:, ::-1].copy() if mixing == "reverse" else eye[:, rng.permutation(C)])
         self.net = [
-            Conv(C // 2, width, 3, rng),
-            Conv(width, width, 1, rng),
+            Conv(C // 2, width, 3, rng, activation=relu),
+            Conv(width, width, 1, rng, activation=relu),
             Conv(width, C if coupling == "affine" else C // 2, 3, rng, zero=True),
         ]
 
@@ -171,11 +175,10 @@ class Step(Module):
             b, _ = coupling_inverse(b, *self.predict(a)[::-1], sigmoid=True)
         return invertible_inverse(concat(a, b, axis=-1), self.weight()[0], exp(FACTOR * self.logs), self.b)
 
-    def predict(self, a: Tensor) -> list[Tensor]:
+    def predict(self, a: Tensor) -> tuple[Tensor, ...]:
         """The shift of the other half and, in an affine coupling, h of its scale sigmoid(h + 2)."""
-        h = relu(self.net[1](relu(self.net[0](a))))
-        h = self.net[2](h)
-        return [h] if self.coupling == "additive" else split(h, (a.shape[-1],) * 2)
+        h = self.net[2](self.net[1](self.net[0](a)))
+        return (h,) if self.coupling == "additive" else split(h, (a.shape[-1],) * 2)
 
 
 class Glow(Flow):
@@ -258,11 +261,11 @@ class Glow(Flow):
             y = unsqueeze(y)
         return y
 
-    def split_prior(self, scale: int, y: Tensor) -> list[Tensor]:
+    def split_prior(self, scale: int, y: Tensor) -> tuple[Tensor, ...]:
         """Log standard deviations and means of the half that a scale gives up, from the half that goes on."""
         return split(self.priors[scale](y), (y.shape[-1],) * 2)
 
-    def top_prior(self, z: Tensor, labels: Any) -> list[Tensor]:
+    def top_prior(self, z: Tensor, labels: Any) -> tuple[Tensor, ...]:
         """Log standard deviations and means of the last scale, given the class."""
         N, H, W, C = z.shape
         top = self.top.reshape(shape=(1, 2 * C))

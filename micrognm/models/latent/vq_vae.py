@@ -31,10 +31,10 @@ class Residual(Module):
     """x + conv 1 x 1 (relu(conv 3 x 3 (relu(x)))), with r features between."""
 
     def __init__(self, h: int, r: int, rng: Generator) -> None:
-        self.inner, self.outer = Conv(h, r, square(3), rng), Conv(r, h, square(1), rng)
+        self.inner, self.outer = Conv(h, r, square(3), rng, activation=relu), Conv(r, h, square(1), rng)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.outer(relu(self.inner(relu(x))))
+        return x + self.outer(self.inner(relu(x)))
 
 
 def encoder(n_in: int, h: int, r: int, blocks: int, halvings: int, rng: Generator) -> Sequential:
