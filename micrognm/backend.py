@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 Array = Any  # np.ndarray or cupy.ndarray
 DEVICES = ("cpu", "cuda")
@@ -28,7 +29,7 @@ _IMPLEMENTATION = {"cpu": "cpu", "cuda": "gpu"}  # which one of a kernel "auto" 
 PRECISIONS = ("float32", "tf32")
 
 # Numba's threads (GNU OpenMP) turn in a loop for milliseconds after each kernel, in wait of the next, and take the
-# cores from NumPy's matrix products: benchmarks/two_pools.py shows at what cost. OpenMP reads this when it is loaded.
+# cores from matrix products: benchmarks/two_pools.py shows at what cost. OpenMP reads this when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
@@ -44,7 +45,14 @@ def _keep_memory() -> None:
             mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
+def _one_thread_for_blas() -> None:
+    """Let BLAS run in one thread, where the user has not set it otherwise: kernels/products.py says why."""
+    if not any(name in os.environ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")):
+        threadpool_limits(1, user_api="blas")
+
+
 _keep_memory()
+_one_thread_for_blas()
 _device = "cpu"
 _kernels = "auto"
 _precision = "float32"

@@ -41,11 +41,7 @@ place = _Place()
 
 @contextmanager
 def incremental(size: tuple[int, int]) -> Iterator[Callable[..., Any]]:
-    """Inside, `with at(y):` is row y, and `with at(y, x):` a pixel, of images of `size`. Nothing is recorded.
-
-    Matrix products run in one thread: those of a pixel are small, and threads that wait for each other are slower.
-    """
-    from threadpoolctl import threadpool_limits
+    """Inside, `with at(y):` is row y, and `with at(y, x):` a pixel, of images of `size`. Nothing is recorded."""
 
     @contextmanager
     def at(y: int, x: int | None = None) -> Iterator[None]:
@@ -59,7 +55,7 @@ def incremental(size: tuple[int, int]) -> Iterator[Callable[..., Any]]:
         raise RuntimeError("incremental: already inside another one")
     place.kept, place.size = {}, size
     try:
-        with no_grad(), threadpool_limits(1, "blas"):
+        with no_grad():
             yield at
     finally:
         place.kept = None

@@ -1,10 +1,15 @@
-"""reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one product."""
+"""reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one convolution.
+
+Its kernel and not BLAS does the products: the threads of BLAS wait in a loop for more, and take the cores from the
+couplings' networks.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from micrognm.kernels.conv import cpu as conv
 from micrognm.kernels.invertible import reference
 from micrognm.kernels.jit import FAST, SERIAL
 from micrognm.kernels.maths import exp, log_sigmoid, sigmoid
@@ -12,22 +17,29 @@ from micrognm.kernels.workers import run, threads
 from numba import njit
 
 Array = Any
+POINT = ((0,),), (1,)  # the taps and the stride of a 1x1 convolution of a series
 PART = 1 << 13  # elements of one sample whose logarithms are added in float32; parts are added in float64
 SUMS: dict[str, Any] = {**SERIAL, "fastmath": FAST}
 
 
 def forward(x: Array, weight: Array, scale: Array, shift: Array) -> Array:
-    y = np.ascontiguousarray(x).reshape(-1, x.shape[-1]) @ (scale[:, None] * weight)
-    y += shift @ weight
-    return y.reshape(x.shape)
+    series = _series(x)
+    return conv.forward(series, (scale[:, None] * weight)[None], shift @ weight, *POINT, series.shape[1:2], 1).reshape(
+        x.shape
+    )
 
 
 def backward(g: Array, x: Array, weight: Array, scale: Array, shift: Array) -> tuple[Array, Array, Array, Array]:
-    gs, rows = (np.ascontiguousarray(z).reshape(-1, x.shape[-1]) for z in (g, x))
-    dx = gs @ (scale[:, None] * weight).T
-    dfolded, dbias = rows.T @ gs, np.ones(len(gs), gs.dtype) @ gs
+    gs, rows = _series(g), _series(x)
+    dx = conv.input_gradient(gs, (scale[:, None] * weight)[None], None, *POINT, rows.shape[1:2], 1)
+    dfolded, dbias = conv.weight_gradient(rows, gs, *POINT, 1)[0], gs.sum(axis=(0, 1))
     dweight = scale[:, None] * dfolded + shift[:, None] * dbias
     return dx.reshape(x.shape), dweight, np.sum(weight * dfolded, axis=1), weight @ dbias
+
+
+def _series(x: Array) -> Array:
+    """x [N, ..., C] as [N, pixels, C]."""
+    return np.ascontiguousarray(x).reshape(len(x) if x.ndim > 2 else 1, -1 if x.size else 0, x.shape[-1])
 
 
 # NumPy's, and not SciPy's LAPACK, which would save one of its two decompositions: SciPy brings an OpenBLAS of its own,

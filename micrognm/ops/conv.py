@@ -17,7 +17,6 @@ x is [N, *space, C] with one to three axes of space, as many as the taps have; w
 from __future__ import annotations
 
 import inspect
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,8 +27,7 @@ from micrognm.engine import Tensor, state, tensor
 from micrognm.formula import Formula
 from micrognm.kernels.formula import program
 from micrognm.operation import op
-from micrognm.ops.linalg import matmul
-from micrognm.ops.shape import reshape
+from micrognm.ops.reduce import sum
 from micrognm.taps import Offset, Taps
 
 Activation = Formula | partial[Tensor]  # a formula of one input, or a partial of it that sets its options
@@ -97,10 +95,7 @@ def _array(bias):
 
 
 def _to_bias(c):
-    """The sum over all axes but the last, as a product with ones: BLAS sums long columns several times faster."""
-    rows = reshape(c, shape=(math.prod(c.shape[:-1]), c.shape[-1]))
-    ones = tensor(np.ones_like(rows.data, shape=(1, rows.shape[0])))
-    return reshape(matmul(ones, rows), shape=c.shape[-1:])
+    return sum(c, axis=tuple(range(c.ndim - 1)))
 
 
 # c is the cotangent of the output.

@@ -6,6 +6,7 @@ import numpy as np
 
 from micrognm import backend
 from micrognm.engine import Tensor, tensor
+from micrognm.kernels import products
 from micrognm.operation import op
 from micrognm.ops.arithmetic import mul
 from micrognm.ops.shape import _transpose, broadcast_to, reshape
@@ -19,7 +20,7 @@ def swap(x: Tensor) -> Tensor:
 @op
 def _matmul(a, b):
     """[..., n, k] @ [..., k, m] -> [..., n, m]; the k must be equal, leading axes broadcast."""
-    return np.matmul(a, b)
+    return products.matmul(a, b)
 
 
 _matmul.vjp(a=lambda g, b: _matmul(g, swap(b)), b=lambda g, a: _matmul(swap(a), g))
@@ -53,7 +54,7 @@ def affine(x, w, b):
     """x [n, k] @ w [k, m] + b [m] -> [n, m]"""
     if x.ndim < 2:
         raise ValueError("x is not a matrix; one row is x[None]")
-    out = np.matmul(x, w)
+    out = products.matmul(x, w)
     out += b
     return out
 
