@@ -2,7 +2,7 @@
 
     python benchmarks/two_pools.py
 
-Prints microseconds of each alone and of a pair, as GNU OpenMP waits by default and as backend.py sets it.
+Prints microseconds of each alone and of a pair: as GNU OpenMP and BLAS wait by default, and as backend.py sets them.
 """
 
 from __future__ import annotations
@@ -35,24 +35,31 @@ def microseconds(run: Callable[[], Any]) -> float:
     return statistics.median(times) * 1e6
 
 
-def measure() -> None:
+def measure(matmul: Callable[[Any, Any], Any]) -> None:
     a = np.random.default_rng(0).standard_normal((512, 512), np.float32)
-    b, x = np.empty_like(a), a.reshape(-1)
+    x = a.reshape(-1)
     y = np.empty_like(x)
-    alone = microseconds(lambda: kernel(x, y)), microseconds(lambda: np.matmul(a, a, out=b))
-    pair = microseconds(lambda: (kernel(x, y), np.matmul(a, a, out=b)))
+    alone = microseconds(lambda: kernel(x, y)), microseconds(lambda: matmul(a, a))
+    pair = microseconds(lambda: (kernel(x, y), matmul(a, a)))
     print(f"kernel {alone[0]:.0f} us, product {alone[1]:.0f} us, a pair {pair:.0f} us")
 
 
+SETTINGS: dict[str, dict[str, str]] = {
+    "as they come": {},
+    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "the same, BLAS in one thread and products.matmul": {"GOMP_SPINCOUNT": "1000", "OPENBLAS_NUM_THREADS": "1"},
+}
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["measure"]:
-        measure()
+    if sys.argv[1:2] == ["measure"]:
+        if "OPENBLAS_NUM_THREADS" in os.environ:
+            from micrognm.kernels import products  # with all that micrognm sets when it is imported
+
+            measure(products.matmul)
+        else:
+            measure(np.matmul)
     else:
-        for spin in (None, "1000"):
-            environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-            print(f"GOMP_SPINCOUNT={spin or 'not set'}: ", end="", flush=True)
-            subprocess.run(
-                [sys.executable, __file__, "measure"],
-                env=environment | ({"GOMP_SPINCOUNT": spin} if spin else {}),
-                check=True,
-            )
+        for name, changed in SETTINGS.items():
+            kept = {key: value for key, value in os.environ.items() if key not in SETTINGS[list(SETTINGS)[-1]]}
+            print(f"{name}: ", end="", flush=True)
+            subprocess.run([sys.executable, __file__, "measure"], env=kept | changed, check=True)

@@ -56,6 +56,7 @@ PAPERS = (
         "1601.06759",
         models=_models("autoregressive", "pixel_rnn", "pixelcnn", "multi_scale"),
         examples=_examples("autoregressive", "pixel_rnn", "pixelcnn", "multi_scale"),
+        result="digits, 17 levels: 1.787 bits/dim (Diagonal BiLSTM)",
     ),
     Paper(
         "autoregressive",
@@ -65,6 +66,7 @@ PAPERS = (
         "1606.05328",
         models=_models("autoregressive", "gated_pixelcnn", "pixelcnn_autoencoder"),
         examples=_examples("autoregressive", "gated_pixelcnn", "pixelcnn_autoencoder"),
+        result="MNIST, dynamic binarisation: 83.67 nats",
     ),
     Paper(
         "autoregressive",
@@ -74,6 +76,7 @@ PAPERS = (
         "1712.09763",
         models=_models("autoregressive", "pixelsnail"),
         examples=_examples("autoregressive", "pixelsnail"),
+        result="digits, 17 levels: 1.852 bits/dim",
     ),
     Paper(
         "flow",
@@ -83,6 +86,7 @@ PAPERS = (
         "1605.08803",
         models=_models("flow", "real_nvp"),
         examples=_examples("flow", "real_nvp"),
+        result="digits, 17 levels, dequantised: 2.113 bits/dim",
     ),
     Paper(
         "flow",
@@ -92,6 +96,7 @@ PAPERS = (
         "1807.03039",
         models=_models("flow", "glow"),
         examples=_examples("flow", "glow"),
+        result="digits, 17 levels, dequantised: 2.291 bits/dim",
     ),
     Paper(
         "latent",
@@ -119,6 +124,7 @@ PAPERS = (
         "1711.00937",
         models=_models("latent", "vq_vae"),
         examples=_examples("latent", "vq_vae"),
+        result="digits, 4x4 codes: squared error 0.0060, perplexity 29 of 32",
     ),
     Paper(
         "latent",
@@ -128,6 +134,7 @@ PAPERS = (
         "1906.00446",
         models=_models("latent", "vq_vae_2"),
         examples=_examples("latent", "vq_vae_2"),
+        result="digits: CAS 95.8 %",
     ),
     Paper("implicit", "GAN", "Generative Adversarial Networks", 2014, "1406.2661"),
     Paper(

@@ -19,7 +19,7 @@ from micrognm.optim import Adam, cosine, warmup
 
 @dataclass(kw_only=True)
 class Settings(density.Settings):
-    epochs: int = 50
+    epochs: int = 20
     out: Path = Path("runs/gated_pixelcnn")
     lr: float = 3e-3
     average: float = 0.995
