@@ -78,22 +78,36 @@ def coupling_backward(
 
 
 @njit(**SUMS)
+def _log_scale(h: Array, i: int, begin: int, end: int, logistic: bool) -> float:
+    """The sum of log s over a part of one sample.
+
+    A loop of its own, which writes nothing: one that writes is compiled twice, for arrays that overlap as well, and
+    which of the two runs, and so the order of the sum, would depend on where the arrays lie.
+    """
+    total, two = h.dtype.type(0), h.dtype.type(2)
+    if logistic:
+        for j in range(begin, end):
+            total += log_sigmoid(h[i, j] + two)
+    else:
+        for j in range(begin, end):
+            total += h[i, j]
+    return total
+
+
+@njit(**SUMS)
 def _coupling(x: Array, h: Array, t: Array, y: Array, sums: Array, logistic: bool, worker: int, workers: int) -> None:
     n, size = x.shape
     parts, two = sums.shape[1], x.dtype.type(2)
     for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
         i, k = job // parts, job % parts
-        total = x.dtype.type(0)
-        part = range(k * PART, min((k + 1) * PART, size))
+        begin, end = k * PART, min((k + 1) * PART, size)
         if logistic:
-            for j in part:
+            for j in range(begin, end):
                 y[i, j] = (x[i, j] + t[i, j]) * sigmoid(h[i, j] + two)
-                total += log_sigmoid(h[i, j] + two)
         else:
-            for j in part:
+            for j in range(begin, end):
                 y[i, j] = x[i, j] * exp(h[i, j]) + t[i, j]
-                total += h[i, j]
-        sums[i, k] = total
+        sums[i, k] = _log_scale(h, i, begin, end, logistic)
 
 
 @njit(**SUMS)
@@ -104,17 +118,14 @@ def _coupling_inverse(
     parts, one, two = sums.shape[1], x.dtype.type(1), x.dtype.type(2)
     for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
         i, k = job // parts, job % parts
-        total = x.dtype.type(0)
-        part = range(k * PART, min((k + 1) * PART, size))
+        begin, end = k * PART, min((k + 1) * PART, size)
         if logistic:
-            for j in part:
+            for j in range(begin, end):
                 x[i, j] = y[i, j] * (one + exp(-h[i, j] - two)) - t[i, j]
-                total -= log_sigmoid(h[i, j] + two)
         else:
-            for j in part:
+            for j in range(begin, end):
                 x[i, j] = (y[i, j] - t[i, j]) * exp(-h[i, j])
-                total -= h[i, j]
-        sums[i, k] = total
+        sums[i, k] = -_log_scale(h, i, begin, end, logistic)
 
 
 @njit(**SERIAL)

@@ -109,3 +109,16 @@ def test_workers_share_the_parts_and_change_nothing(sigmoid, monkeypatch, rng):
     for first, *others, exact in zip(*results, everything(reference), strict=True):
         assert all((first == other).all() for other in others)
         np.testing.assert_allclose(first, exact, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("function", ["coupling", "coupling_inverse"])
+def test_a_sum_does_not_depend_on_where_the_arrays_lie(function, sigmoid, rng):
+    """Compiled loops that write have a second version for arrays that overlap, or lie close enough to be taken so."""
+    x, h, t = (rng.standard_normal((1, 8191)).astype(np.float32) for _ in range(3))
+    found = set()
+    for i in range(60):
+        kept = [np.empty(8191 + i % 7, np.float32) for _ in range(i % 3)]  # moves what comes after
+        found.add(float(getattr(cpu, function)(x.copy(), h.copy(), t.copy(), sigmoid)[1][0]))
+        del kept
+    assert len(found) == 1
