@@ -2,7 +2,7 @@
 
 python examples/autoregressive/gated_pixelcnn.py                   scikit-learn's digits, all 17 levels
 python examples/autoregressive/gated_pixelcnn.py --conditional     the same, told the class
-python examples/autoregressive/gated_pixelcnn.py --data mnist --levels binary ...    see README.md for the long runs
+python examples/autoregressive/gated_pixelcnn.py --data mnist --levels binary ...    see README.md for the long run
 """
 
 from __future__ import annotations
