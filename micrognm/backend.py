@@ -28,9 +28,10 @@ KERNELS = ("auto", "reference", "cpu", "gpu")
 _IMPLEMENTATION = {"cpu": "cpu", "cuda": "gpu"}  # which one of a kernel "auto" runs on a device
 PRECISIONS = ("float32", "tf32")
 
-# Numba's threads (GNU OpenMP) turn in a loop for milliseconds after each kernel, in wait of the next, and take the
-# cores from matrix products: benchmarks/two_pools.py shows at what cost. OpenMP reads this when it is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Numba's threads (GNU OpenMP) turn in a loop after each kernel, in wait of the next: waking them from sleep costs some
+# 100 us. For how long: about 1 ms, instead of up to 0.2 s, so that a process that computes nothing takes no core from
+# others. OpenMP reads this when it is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 def _keep_memory() -> None:
@@ -45,14 +46,15 @@ def _keep_memory() -> None:
             mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def _one_thread_for_blas() -> None:
-    """Let BLAS run in one thread, where the user has not set it otherwise: kernels/products.py says why."""
+def one_thread_for_blas() -> None:
+    """Let each BLAS loaded by now run in one thread, where the user has not set it otherwise: kernels/products.py says
+    why."""
     if not any(name in os.environ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")):
         threadpool_limits(1, user_api="blas")
 
 
 _keep_memory()
-_one_thread_for_blas()
+one_thread_for_blas()
 _device = "cpu"
 _kernels = "auto"
 _precision = "float32"

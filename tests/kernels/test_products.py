@@ -1,48 +1,57 @@
-"""Large products in threads: what NumPy gives, for every layout, on both sides of a fork."""
+"""Large products in threads: what NumPy gives, for every layout."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-
+import numba
 import numpy as np
 import pytest
 from micrognm.kernels import products
 
+LAYOUTS = {
+    "rows": np.ascontiguousarray,
+    "columns": np.asfortranarray,
+    "rows apart": lambda x: np.concatenate([x, x], axis=1)[:, : x.shape[1]],
+    "every second": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "from the last": lambda x: x[::-1].copy()[::-1],
+    "the same row": lambda x: np.broadcast_to(x[:1], x.shape),
+}
 
-@pytest.mark.parametrize("shape", [(300, 200, 500), (500, 200, 300), (1, 4100, 4100), (4100, 4100, 1)])
+
+PAIRS = [(a, b) for a in LAYOUTS for b in LAYOUTS]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_large_product_is_numpys(shape, dtype, transposed, rng):
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "layout_a", "layout_b"),
+    [(shape, *pair) for shape in [(300, 200, 500), (500, 200, 300)] for pair in PAIRS]
+    + [(shape, name, name) for shape in [(1, 4100, 4100), (4100, 4100, 1)] for name in ("rows", "columns")],
+)
+def test_a_large_product_is_numpys(shape, dtype, biased, layout_a, layout_b, rng):
     n, k, m = shape
-    a, b = rng.standard_normal((n, k)).astype(dtype), rng.standard_normal((k, m)).astype(dtype)
-    if transposed:
-        a, b = np.asfortranarray(a), np.asfortranarray(b)
-    assert a.size * m >= products.LARGE
-    found = products.matmul(a, b)
-    assert found.dtype == dtype
-    exact = a.astype(np.float64) @ b.astype(np.float64)
+    a = LAYOUTS[layout_a](rng.standard_normal((n, k)).astype(dtype))
+    b = LAYOUTS[layout_b](rng.standard_normal((k, m)).astype(dtype))
+    bias = rng.standard_normal(m).astype(dtype) if biased else None
+    assert n * k * m >= products.LARGE
+    found = products.matmul(a, b, bias)
+    assert found.dtype == dtype and found.flags.c_contiguous
+    exact = a.astype(np.float64) @ b.astype(np.float64) + (0 if bias is None else bias)
     np.testing.assert_allclose(
         found, exact, rtol=0, atol=(2e-4 if dtype == np.float32 else 1e-11) * np.abs(exact).max()
     )
 
 
-def _child(queue: multiprocessing.Queue) -> None:
-    a = np.ones((512, 512), np.float32)
-    queue.put(float(products.matmul(a, a)[0, 0]))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12: a fork of a process with threads
-def test_a_fork_multiplies_with_threads_of_its_own():
-    a = np.ones((512, 512), np.float32)
-    assert products.matmul(a, a)[0, 0] == 512  # the parent has its threads now
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_child, args=(queue,))
-    child.start()
+@pytest.mark.parametrize("threads", range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1))
+def test_however_many_threads(threads, rng):
+    before = numba.get_num_threads()
+    a, b = rng.standard_normal((301, 203), np.float32), rng.standard_normal((203, 307), np.float32)
     try:
-        assert queue.get(timeout=60) == 512
+        numba.set_num_threads(threads)
+        np.testing.assert_allclose(products.matmul(a, b), a @ b, rtol=0, atol=1e-4)
     finally:
-        child.join(10)
-        child.kill()
+        numba.set_num_threads(before)
+
+
+def test_numbers_of_two_dtypes_go_to_numpy(rng):
+    a, b = rng.standard_normal((300, 300), np.float32), rng.standard_normal((300, 300))
+    np.testing.assert_array_equal(products.matmul(a, b), a @ b)
