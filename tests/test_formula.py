@@ -273,6 +273,42 @@ def test_large_sums_do_not_depend_on_threads(rng):
     np.testing.assert_allclose(results[0][1], 0.5 * np.mean((exact - 1) ** 2), rtol=1e-6)
 
 
+CUTS = {
+    "halves": lambda x: (x[..., :32], x[..., 32:]),
+    "unequal halves": lambda x: (x[..., :32], x[..., 20:52]),
+    "of groups": lambda x: (
+        x.reshape(*x.shape[:-1], 2, 2, 16)[..., 0, :],
+        x.reshape(*x.shape[:-1], 2, 2, 16)[..., 1, :],
+    ),
+    "one half": lambda x: (x[..., :32], x[..., 32:].copy()),
+    "rows from the last": lambda x: (x[:, ::-1, :32], x[:, ::-1, 32:]),
+    "all from the last": lambda x: (x[::-1, ::-1, :32], x[::-1, ::-1, 32:]),
+    "every second row": lambda x: (x[::2], x[1::2]),
+    "one row again and again": lambda x: (np.broadcast_to(x[:1, :1], x.shape), x + 0),
+    "short rows": lambda x: (x[..., :3], x[..., 3:6]),
+    "every second column": lambda x: (x[..., ::2], x[..., 1::2]),
+    "other lengths": lambda x: (x[..., :32], np.moveaxis(x[..., 32:].reshape(32, *x.shape[:-1]).copy(), 0, -1)),
+    "a vector": lambda x: (x[..., :32], x[0, 0, :32]),
+    "a number": lambda x: (x[..., :32], 0.5),
+    "a mask": lambda x: (x[..., :32], (x > 0)[..., 32:]),
+}
+
+
+@pytest.mark.parametrize(
+    ("fused", "cut"), [(masked, "a mask"), *((x, cut) for x in (gated, half_square) for cut in CUTS if cut != "a mask")]
+)
+def test_large_inputs_cut_from_wider_arrays(fused, cut, rng):
+    a, b = CUTS[cut](rng.standard_normal((64, 1200, 64)))
+    assert a.size > cpu.SERIAL_BELOW and not (
+        isinstance(b, np.ndarray) and a.flags.c_contiguous and b.flags.c_contiguous
+    )
+    whole = np.ascontiguousarray(a), np.ascontiguousarray(b) if isinstance(b, np.ndarray) else b
+    leaves = [[Tensor(a, requires_grad=True), b], [Tensor(whole[0], requires_grad=True), whole[1]]]
+    (y, dy), (want, dwant) = ((fused(*given).numpy(), grad(fused(*given).sum(), given[0]).numpy()) for given in leaves)
+    np.testing.assert_allclose(y, want, rtol=1e-12)
+    np.testing.assert_allclose(dy, dwant, rtol=1e-12)
+
+
 # ---- what a formula takes --------------------------------------------------------------------------------------------
 
 

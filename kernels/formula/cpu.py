@@ -23,6 +23,7 @@ from numba.core.errors import NumbaError
 
 FOLDER = "MICROGNM_FORMULAS"  # the environment variable that says where generated code is kept
 SERIAL_BELOW = 200_000  # elements; to wake a thread that sleeps takes as long as 200,000 of them
+SHORT = 8  # numbers: rows below are not worth a loop of their own
 PART = 8192  # elements in a part of the work: parts do not depend on the number of threads, nor do sums, then
 MOST_PARTS = 256  # where each leaves a row of partial sums
 MOST_PLANS = 2000  # of one program; more shapes than that are forgotten and planned again
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
 
     module: ModuleType
     at: Layout
+    apart: tuple[int | None, ...]  # how far apart the rows of an input are that is read as it lies; else it is raveled
     dtype: Any
     rows: int  # of the loop that is cut into parts: the columns where there are no rows
     step: int  # rows of a part
@@ -47,7 +49,8 @@ def run(
     program: Program, inputs: Sequence[Any], options: Mapping[str, float], shapes: tuple[Shape, ...] | None = None
 ) -> list[Array]:
     """The outputs for inputs (arrays and numbers) and options. shapes: as in Program."""
-    key = (*[(x.shape, x.dtype.char) if x.__class__ is np.ndarray else None for x in inputs], shapes)
+    arrays = [x if x.__class__ is np.ndarray else None for x in inputs]
+    key = (*[x is None or (x.shape, x.dtype.char, x.flags.c_contiguous or x.strides) for x in arrays], shapes)
     found = program.made.get(key)
     if found is not None:
         return found(inputs, options)
@@ -68,7 +71,7 @@ def run(
 
 def _runner(program: Program, plan: Plan) -> Callable[[Sequence[Any], Mapping[str, float]], list[Array]]:
     """What runs the plan. Small arrays feel every line of it."""
-    module, at, dtype, rows, _, parts, lengths, full, shapes, results = plan
+    module, at, apart, dtype, rows, _, parts, lengths, full, shapes, results = plan
     options, empty, ndarray = program.options, np.empty, np.ndarray
     ends = (0, rows, at.inner, at.columns, 0)
     plain = all(letters == at.every for letters in at.outputs)
@@ -76,7 +79,8 @@ def _runner(program: Program, plan: Plan) -> Callable[[Sequence[Any], Mapping[st
     def arguments(inputs: Sequence[Any]) -> list[Array]:
         if None in at.inputs:
             inputs = [np.broadcast_to(x, full) if k is None else x for x, k in zip(inputs, at.inputs, strict=True)]
-        return [x.ravel() for x in inputs if x.__class__ is ndarray]
+        each = zip(inputs, apart, strict=True)
+        return [x.ravel() if between is None else x for x, between in each if x.__class__ is ndarray]
 
     def numbers(inputs: Sequence[Any], given: Mapping[str, float]) -> list[float]:
         return [float(x) for x in inputs if x.__class__ is not ndarray] + [float(given[name]) for name in options]
@@ -121,7 +125,8 @@ def _summed(out: Array, shape: Shape, letters: str | None, full: Shape, at: Layo
 
 
 def _in_threads(plan: Plan, arrays: list[Array], numbers: list[float]) -> None:
-    sizes = np.array([plan.rows, plan.step, plan.at.inner, plan.at.columns], np.int64)
+    between = [n for n in plan.apart if n is not None]
+    sizes = np.array([plan.rows, plan.step, plan.at.inner, plan.at.columns, *between], np.int64)
     held = [sizes, np.array(numbers, np.float64), *arrays]
     addresses = np.array([x.ctypes.data for x in held], np.uintp)
     loops.in_threads(_address(plan.module), addresses, plan.parts)
@@ -141,6 +146,7 @@ def address(program: Program, dtype: Any) -> int:
 def _plan(program: Program, inputs: Sequence[Any], shapes: tuple[Shape, ...] | None) -> Plan:
     full, within, results = program.ends(shapes or tuple(getattr(x, "shape", ()) for x in inputs))
     at = layout(full, [x.shape if isinstance(x, np.ndarray) else None for x in inputs], within)
+    at, apart = _as_they_lie(inputs, full, at)
     kinds = tuple(x.dtype.name if isinstance(x, np.ndarray) else None for x in inputs)
     dtype = next(x.dtype for x in inputs if isinstance(x, np.ndarray) and x.dtype.kind == "f")
     flat = at.outer == at.inner == 1
@@ -155,11 +161,42 @@ def _plan(program: Program, inputs: Sequence[Any], shapes: tuple[Shape, ...] | N
         size if x is None or x == at.every else parts if x == "000" else parts * columns if x == "001" else rows
         for x in at.outputs
     )
-    kind = (at.inputs, at.outputs, at.outer > 1, at.inner > 1, kinds)
+    lying = [n is not None for n in apart]
+    kind = (at.inputs, at.outputs, at.outer > 1, at.inner > 1, kinds, *lying)
     module = program.made.get(kind)
     if module is None:
-        module = program.made[kind] = _module(program.name, numba_source(program, at, kinds, dtype.name))
-    return Plan(module, at, dtype, rows, step, parts, lengths, full, within, results)
+        module = program.made[kind] = _module(program.name, numba_source(program, at, kinds, dtype.name, lying))
+    return Plan(module, at, apart, dtype, rows, step, parts, lengths, full, within, results)
+
+
+def _as_they_lie(inputs: Sequence[Any], full: Shape, at: Layout) -> tuple[Layout, tuple[int | None, ...]]:
+    """The loops over rows, and how far apart these are in each input, where large inputs are cut from wider arrays:
+    halves of the channels, say. Else the layout as it is, and None for each: then to copy them is simpler or no dearer.
+    """
+    cut = {k: _rows(x) for k, x in enumerate(inputs) if isinstance(x, np.ndarray) and not x.flags.c_contiguous}
+    lengths = {rows and rows[0] for rows in cut.values()}
+    flat = at.outer == at.inner == 1 and at.columns >= SERIAL_BELOW
+    if not flat or len(lengths) != 1 or None in lengths or any(inputs[k].shape != full for k in cut):
+        return at, (None,) * len(inputs)
+    (n,) = lengths
+    by_rows = [tuple("011" if x == "001" else x for x in letters) for letters in (at.inputs, at.outputs)]
+    apart = {k: rows[1] for k, rows in cut.items() if rows}
+    return Layout(1, at.columns // n, n, *by_rows), tuple(apart.get(k) for k in range(len(inputs)))
+
+
+def _rows(x: Array) -> tuple[int, int] | None:
+    """How long the contiguous rows of an array are, and how far apart, in numbers; None where it has no such rows."""
+    axes = [(n, stride / x.itemsize) for n, stride in zip(x.shape, x.strides, strict=True) if n > 1]
+    columns = 1
+    while axes and axes[-1][1] == columns:
+        columns *= axes.pop()[0]
+    if not axes or columns < SHORT:
+        return None
+    apart = axes[-1][1]
+    for k, (_, stride) in enumerate(axes):
+        if stride != apart * math.prod(n for n, _ in axes[k + 1 :]) or stride != int(stride):
+            return None
+    return columns, int(apart)
 
 
 def folder() -> Path:

@@ -199,9 +199,12 @@ T = np.{dtype}
 """
 
 
-def numba_source(program: Program, at: Layout, kinds: Sequence[str | None], dtype: str) -> str:
+def numba_source(
+    program: Program, at: Layout, kinds: Sequence[str | None], dtype: str, apart: Sequence[bool] = ()
+) -> str:
     """A module with part(arrays, outputs, numbers, start, stop, inner, columns, p), the loops of part p, and
-    run_part(addresses, p), the same from addresses. kinds: the dtype of each input, None for a number."""
+    run_part(addresses, p), the same from addresses. kinds: the dtype of each input, None for a number. apart: the
+    inputs that are not contiguous; how far apart their rows are is passed last."""
     names = local_names(program)
     booleans = {name for name, kind in zip(program.inputs, kinds, strict=True) if kind == "bool"}
     statements, texts = expressions(program.outputs, Numba(), names, booleans)
@@ -224,6 +227,8 @@ def numba_source(program: Program, at: Layout, kinds: Sequence[str | None], dtyp
     fulls = {x for x in (full, *(x for _, _, x in arrays)) if x[-1] == "1"}
     bases = {} if flat else {x: f"at_{x}" for x in sorted(fulls) if x != "001"}
     each_row += [f"at_{x} = ({row[x[:2] + '0']}) * columns" for x in bases]
+    cut = [name for name, away in zip(program.inputs, apart, strict=False) if away]
+    each_row += [f"at_{name} = row * apart_{name}" for name in cut]
 
     def place(x: str) -> str:
         if x[-1] == "1":
@@ -232,7 +237,7 @@ def numba_source(program: Program, at: Layout, kinds: Sequence[str | None], dtyp
 
     for name, _, x in arrays:
         where = each if x[-1] == "1" else before if x == "000" else each_row
-        where.append(f"{names[name]} = load(p_{name}, {place(x)})")
+        where.append(f"{names[name]} = load(p_{name}, {f'at_{name} + j' if name in cut else place(x)})")
     each += [f"{name} = {text}" for name, text in statements]
     for k, (x, text) in enumerate(zip(at.outputs, texts, strict=True)):
         if x is None or x == full:
@@ -251,7 +256,8 @@ def numba_source(program: Program, at: Layout, kinds: Sequence[str | None], dtyp
         body = [*before, "for row in range(start, stop):", *_indented(inner), *after]
     outs = [f"out{k}" for k in range(len(texts))]
     pointers = [f"p_{name}" for name, *_ in arrays]
-    given = ", ".join([*pointers, *outs, *numbers, "start", "stop", "inner", "columns", "p"])
+    strides = [f"apart_{name}" for name in cut]
+    given = ", ".join([*pointers, *outs, *numbers, "start", "stop", "inner", "columns", "p", *strides])
     used = sorted({x.op for x in walk(program.outputs)} & set(MATHS)) or ["exp"]
     text = PREAMBLE.format(title=program.name, maths=", ".join(used), dtype=dtype)
     text += f"@njit(**OPTIONS)\ndef part({given}):\n" + "\n".join(_indented(body)) + "\n\n\n"
@@ -259,12 +265,13 @@ def numba_source(program: Program, at: Layout, kinds: Sequence[str | None], dtyp
     views = [f"{name} = carray(addresses[{k + 2}], 1, {'np.bool_' if kind == 'bool' else f'np.{kind}'})"
              for k, (name, kind) in enumerate(zip([*pointers, *outs], kinds_of, strict=True))]  # fmt: skip
     scalars = [f"numbers[{k}]" for k in range(len(numbers))]
-    passed = ", ".join([*pointers, *outs, *scalars, "start", "stop", "sizes[2]", "sizes[3]", "p"])
+    given_strides = [f"sizes[{4 + k}]" for k in range(len(cut))]
+    passed = ", ".join([*pointers, *outs, *scalars, "start", "stop", "sizes[2]", "sizes[3]", "p", *given_strides])
     return (
         text
         + f"""\
 def run_part(addresses, p):
-    sizes = carray(addresses[0], 4, np.int64)  # rows or columns in all, of a part, inner, columns
+    sizes = carray(addresses[0], {4 + len(cut)}, np.int64)  # rows or columns in all, of a part, inner, columns; strides
     numbers = carray(addresses[1], {max(1, len(numbers))}, np.float64)
     start = p * sizes[1]
     stop = min(start + sizes[1], sizes[0])
