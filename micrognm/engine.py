@@ -35,7 +35,7 @@ class State(threading.local):
 
 
 state = State()
-_created = itertools.count()
+created = itertools.count()
 _age = attrgetter("order")
 
 
@@ -53,7 +53,7 @@ class Node:
         self.saved = saved
         self.shape = shape
         self.dtype = dtype
-        self.order = next(_created)  # an operation is younger than its inputs: this order is topological
+        self.order = next(created)  # an operation is younger than its inputs: this order is topological
 
 
 class Leaf(Node):
@@ -176,7 +176,7 @@ class Tensor:
 
     def backward(self, grad_output: Tensor | None = None) -> None:
         """Add the gradients of this tensor (one number unless grad_output is given) to `.grad` of the leaves behind."""
-        for leaf, g in _pull_back(self, grad_output).items():
+        for leaf, g in pull_back(self, grad_output).items():
             leaf.grad = g if leaf.grad is None else leaf.grad + g  # not in place: g may be another leaf's gradient too
 
     def numpy(self) -> np.ndarray:
@@ -239,7 +239,8 @@ def tensor(data: Any, node: Node | None = None, _new: Any = object.__new__) -> T
 
 
 @contextmanager
-def _set(**flags: bool) -> Iterator[None]:
+def setting(**flags: bool) -> Iterator[None]:
+    """Inside, these attributes of `state` have these values."""
     before = {name: getattr(state, name) for name in flags}
     vars(state).update(flags)
     try:
@@ -250,7 +251,7 @@ def _set(**flags: bool) -> Iterator[None]:
 
 def no_grad() -> Any:
     """`with no_grad():` (or `@no_grad()`) runs operations without recording them."""
-    return _set(recording=False)
+    return setting(recording=False)
 
 
 def debug() -> Any:
@@ -258,7 +259,7 @@ def debug() -> Any:
 
     The message names the operation, the shapes and the user's line. First means: from inputs that are finite.
     """
-    return _set(debug=True)
+    return setting(debug=True)
 
 
 def stop_gradient(x: Tensor) -> Tensor:
@@ -300,7 +301,7 @@ def grad(
             raise ValueError(f"grad: wrt[{i}] {_named(x)} requires no gradient; make it with requires_grad=True")
     found = {}
     if y.node is not None or not allow_unused:
-        found = _pull_back(y, grad_output, {x.node for x in targets}, create_graph)
+        found = pull_back(y, grad_output, {x.node for x in targets}, create_graph)
     missing = [f"wrt[{i}] {_named(x)}" for i, x in enumerate(targets) if x.node not in found]
     if missing and not allow_unused:
         raise ValueError(f"grad: y does not depend on {', '.join(missing)}; allow_unused=True gives zeros")
@@ -312,7 +313,7 @@ def _named(x: Tensor) -> str:
     return f"({x.dtype}{list(x.shape)})"
 
 
-def _path(root: Node, targets: set | None, floor: int) -> tuple[list[Node], set]:
+def path_to(root: Node, targets: set | None, floor: int) -> tuple[list[Node], set]:
     """The nodes between root and the targets (every leaf where None), youngest first, and the same as a set."""
     oldest = -1 if targets is None else min(map(_age, targets), default=0)
     seen, stack = {root}, [root]
@@ -334,7 +335,7 @@ def _path(root: Node, targets: set | None, floor: int) -> tuple[list[Node], set]
     return nodes, seen
 
 
-def _pull_back(
+def pull_back(
     y: Tensor, grad_output: Tensor | None, targets: set | None = None, create_graph: bool = False, floor: int = -1
 ) -> dict[Any, Tensor]:
     """Gradients at the target nodes, at every leaf where None. Nodes older than floor are not entered."""
@@ -347,12 +348,12 @@ def _pull_back(
         grad_output = tensor(np.ones_like(y.data))
     elif grad_output.shape != y.shape or grad_output.dtype != y.dtype:
         raise ValueError(f"grad: grad_output {_named(grad_output)} must have y's shape and dtype {_named(y)}")
-    nodes, needed = _path(root, targets, floor)
+    nodes, needed = path_to(root, targets, floor)
     everything, debugging = targets is None, state.debug
     grads: dict[Node, Any] = {root: grad_output}
     found: dict[Any, Tensor] = {}
     ours: set[Node] = set()  # their gradients are sums made here, which nobody else holds
-    with _set(recording=create_graph, debug=False), np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    with setting(recording=create_graph, debug=False), np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for node in nodes:
             g = grads.pop(node, None)
             if g is None:  # only an output that nobody used leads here
@@ -415,7 +416,7 @@ def pull_through(
 
     g: the gradient of its output; of several, a list, with None for those that were not used.
     """
-    floor = next(_created)
+    floor = next(created)
     again = [
         tensor(x, None if parent is None else Node(_SAME, (parent,), (), parent.shape, parent.dtype))
         for x, parent in zip(inputs, node.parents, strict=True)
@@ -425,7 +426,7 @@ def pull_through(
         y = sum((part * gy).sum() for part, gy in zip(y, g, strict=True) if gy is not None)
         g = None
     targets = {x.node for x, needed in zip(again, wanted, strict=True) if needed}
-    found = _pull_back(y, g, targets, True, floor) if y.node is not None else {}
+    found = pull_back(y, g, targets, True, floor) if y.node is not None else {}
     return [found.get(x.node) if needed else None for x, needed in zip(again, wanted, strict=True)]
 
 
@@ -454,14 +455,14 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     """
     if not state.recording:
         return f(*xs)
-    floor = next(_created)
+    floor = next(created)
     before = tuple(copy.deepcopy(x) if isinstance(x, np.random.Generator) else x for x in xs)
     y = f(*xs)
     if not isinstance(y, Tensor):
         raise TypeError(f"checkpoint: f must return one Tensor, got {type(y).__name__}; concat several into one")
     if y.node is None or y.node.order < floor:
         return y
-    outside = tuple(node for node in _path(y.node, None, floor)[0] if node.order < floor)
+    outside = tuple(node for node in path_to(y.node, None, floor)[0] if node.order < floor)
     again = _Replay(f, tuple(tensor(x.data, x.node) if isinstance(x, Tensor) else x for x in before))
     return tensor(y.data, Node(again, outside, (), y.shape, y.dtype))
 
@@ -476,12 +477,12 @@ class _Replay:
         self.f, self.xs = f, xs
 
     def pull_all(self, g: Tensor, node: Node, create_graph: bool, wanted: Sequence[bool]) -> list[Tensor | None]:
-        floor = next(_created)
-        with _set(recording=True):
+        floor = next(created)
+        with setting(recording=True):
             y = self.f(*(copy.deepcopy(x) if isinstance(x, np.random.Generator) else x for x in self.xs))
         if y.shape != node.shape or y.node is None:
             raise ValueError(f"checkpoint: f gave {list(node.shape)} and, run again, {list(y.shape)} or no gradient")
-        found = _pull_back(y, g, set(node.parents), create_graph, floor)
+        found = pull_back(y, g, set(node.parents), create_graph, floor)
         return [found.get(parent) for parent in node.parents]
 
     def rule_of(self, i: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from micrognm.engine import OUTPUT, Leaf, Node, Tensor, _created, _path, _pull_back, _set, state, tensor
+from micrognm.engine import OUTPUT, Leaf, Node, Tensor, created, path_to, pull_back, setting, state, tensor
 
 DRIFT = 1e-2  # of an input that was computed from the output, relative to its largest element
 
@@ -78,11 +78,11 @@ def reversible(blocks: Sequence[Block], x: Tensor, *given: Any) -> tuple[Tensor,
     outside: dict[Node, None] = {}  # what blocks use beside their input, in order
     y, total = x.data, None
     for block in blocks:
-        floor = next(_created)
+        floor = next(created)
         out, each = block(tensor(y, Leaf(x.shape, x.dtype)), *given)
         for result in (out, each):
             if result.node is not None:
-                outside.update((node, None) for node in _path(result.node, None, floor)[0] if node.order < floor)
+                outside.update((node, None) for node in path_to(result.node, None, floor)[0] if node.order < floor)
         y, total = out.data, each.data if total is None else total + each.data
         del out, each, result  # the tape of this block, before the next one writes its own
     if total is None:
@@ -120,19 +120,19 @@ class _Inverted:
         # Gradients that are recorded need the whole chain on the tape.
         parts = [self.blocks] if create_graph else [(block,) for block in self.blocks]
         for i, part in reversed(list(enumerate(parts))):
-            with _set(recording=False), frozen():
+            with setting(recording=False), frozen():
                 for block in reversed(part):
                     x = block.inverse(x, *self.given)
             if i == 0:
                 self.check(x.data)
-            floor = next(_created)
+            floor = next(created)
             leaf = node.parents[0] if create_graph else Leaf(x.shape, x.dtype)
-            with _set(recording=True), frozen():
+            with setting(recording=True), frozen():
                 y, logdet = chain(part, tensor(x.data, leaf), *self.given)
             both = Node(_Both(gy, glogdet), (y.node, logdet.node), (), (), x.dtype)
             one = tensor(np.ones_like(x.data, shape=()), both)
             targets = outside | ({leaf} if leaf is not None and (i > 0 or wanted[0]) else set())
-            pulled = _pull_back(one, None, targets, create_graph, floor)
+            pulled = pull_back(one, None, targets, create_graph, floor)
             del y, logdet, both, one
             gx = pulled.pop(leaf, None)
             for parent, each in pulled.items():

@@ -90,7 +90,7 @@ def _runner(program: Program, plan: Plan) -> Callable[[Sequence[Any], Mapping[st
 
     def small(inputs: Sequence[Any], given: Mapping[str, float]) -> list[Array]:
         out = empty(lengths[0], dtype)
-        module.part(*[x.ravel() for x in inputs], out, *ends)
+        module.part(*[x.ravel() for x in inputs], out, *[float(given[name]) for name in options], *ends)
         return [out.reshape(results[0])]
 
     def any_size(inputs: Sequence[Any], given: Mapping[str, float]) -> list[Array]:
@@ -109,7 +109,7 @@ def _runner(program: Program, plan: Plan) -> Callable[[Sequence[Any], Mapping[st
 
     if 0 in full:
         return nothing
-    arrays_alone = not options and "n" not in at.inputs and None not in at.inputs
+    arrays_alone = "n" not in at.inputs and None not in at.inputs
     return small if arrays_alone and plain and parts == 1 and len(lengths) == 1 else any_size
 
 

@@ -10,6 +10,7 @@ from micrognm import incremental
 from micrognm.engine import Tensor, no_grad
 from micrognm.nn.module import Module, Parameter
 from micrognm.ops import cast, mean, norm, rsqrt, var, where
+from micrognm.reversible import is_frozen
 
 
 class WeightedLayer(Protocol):
@@ -47,7 +48,7 @@ class WeightNorm(Module):
         self.initialised = Tensor(np.array(False))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not self.initialised:
+        if self.training and not is_frozen() and not self.initialised:
             self._initialise(x)
         weight = incremental.once(self, "weight", self.effective_weight)
         return self.layer.apply(x, weight, self.layer.bias)

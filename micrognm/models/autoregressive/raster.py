@@ -15,6 +15,7 @@ from micrognm import backend
 from micrognm.distributions import Bernoulli, Categorical, LogisticMixture
 from micrognm.engine import Tensor, no_grad
 from micrognm.incremental import incremental
+from micrognm.models.labels import checked
 from micrognm.nn import Conv, MaskedConv, Module
 from micrognm.ops import one_hot, relu, where
 from micrognm.taps import causal
@@ -87,18 +88,7 @@ class Raster(Module):
 
     def one_hot(self, labels: Any, n: int, classes: int) -> Tensor:
         """Labels [n] as [n, 1, 1, classes]. ValueError for what is no label."""
-        labels = labels.numpy() if isinstance(labels, Tensor) else labels
-        shape, dtype = getattr(labels, "shape", None), getattr(labels, "dtype", np.dtype(object))
-        if shape != (n,) or dtype.kind not in "iu":
-            raise ValueError(
-                f"{type(self).__name__}: expected {n} labels, integers from 0 to {classes - 1}, "
-                f"got {dtype}{list(shape or ())}"
-            )
-        if n and not 0 <= labels.min() <= labels.max() < classes:
-            raise ValueError(
-                f"{type(self).__name__}: labels run from {labels.min()} to {labels.max()}, "
-                f"the classes from 0 to {classes - 1}"
-            )
+        labels = checked(type(self).__name__, labels, n, classes)
         return one_hot(labels, classes, self.parameters()[0].dtype).reshape(shape=(n, 1, 1, classes))
 
     def forward(self, x: Tensor, given: Any = None) -> Tensor:

@@ -16,6 +16,7 @@ from numpy.random import Generator
 
 from micrognm import backend
 from micrognm.engine import Tensor, no_grad
+from micrognm.models.labels import checked
 from micrognm.nn import Module
 from micrognm.ops import clip, concat, floor, reshape, transpose
 from micrognm.reversible import Block, chain, frozen, reversible
@@ -130,14 +131,7 @@ class Flow(Module):
             if labels is not None:
                 raise ValueError(f"{name} was made without classes, so it cannot be given labels")
             return None
-        labels = backend.asarray(labels.data if isinstance(labels, Tensor) else () if labels is None else labels)
-        if labels.shape != (n,) or labels.dtype.kind not in "iu":
-            raise ValueError(f"{name}: expected {n} labels, integers, got {labels.dtype}{list(labels.shape)}")
-        if n and not 0 <= labels.min() <= labels.max() < self.classes:
-            raise ValueError(
-                f"{name}: labels run from {labels.min()} to {labels.max()}, the classes from 0 to {self.classes - 1}"
-            )
-        return labels
+        return checked(name, labels, n, self.classes)
 
 
 def standard_normal(latents: Latents) -> Tensor:
