@@ -17,7 +17,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-SMALL = 1 << 18  # below, waking a second thread costs more than it saves
+SMALL = 1 << 16  # below, starting a second thread costs more than it saves
 INT, BYTE = ir.IntType(64), ir.IntType(8)
 _addresses: dict[Any, int] = {}  # by function and dtype
 

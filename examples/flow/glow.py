@@ -73,7 +73,7 @@ def main(settings: Settings) -> None:
 
     def finish(rng: np.random.Generator) -> dict[str, float]:
         draw_attributes(task, model, rng)
-        return flows.finish(task, model, rng)
+        return flows.finish(task, model, rng, settings.draws)
 
     density.fit(
         task, model, optimiser, paper="glow", labelled=settings.conditional, train=train,

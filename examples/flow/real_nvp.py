@@ -62,7 +62,7 @@ def main(settings: Settings) -> None:
 
     def finish(rng: np.random.Generator) -> dict[str, float]:
         draw_manifold(task, model, rng)
-        return flows.finish(task, model, rng)
+        return flows.finish(task, model, rng, settings.draws)
 
     density.fit(
         task, model, optimiser, paper="real_nvp", labelled=settings.conditional, train=train,

@@ -24,8 +24,10 @@ import numpy as np
 from numpy.random import Generator
 
 from micrognm import backend
+from micrognm import formula as f
 from micrognm.distributions import Categorical
 from micrognm.engine import Tensor, no_grad
+from micrognm.formula import formula
 from micrognm.models.flow.flow import Flow, Latents, like_logdet, squeezable, squeeze, standard_normal, unsqueeze
 from micrognm.nn import Embedding, Linear, Module, Parameter, init
 from micrognm.ops import (
@@ -55,18 +57,30 @@ Coupling = Literal["affine", "additive"]
 FACTOR = 3.0  # a log scale is its parameter times this
 
 
+@formula
+def scaled(w, logs):  # type: ignore[no-untyped-def]
+    """w exp(3 logs)"""
+    return w * f.exp(FACTOR * logs)
+
+
+@formula
+def relu_of_sum(x, y):  # type: ignore[no-untyped-def]
+    """relu(x + y)"""
+    return f.where(x + y <= 0, 0, x + y)
+
+
 class Conv(Module):
-    """(W * x + E * edge + b) exp(3 logs): x [N, H, W, n_in] -> [N, H, W, n_out], with k x k taps; then an activation.
+    """(W * x + E * edge + b) exp(3 logs): x [N, H, W, n_in] -> [N, H, W, n_out], with k x k taps; then perhaps relu.
 
     edge is 1 outside the image and 0 inside. zero: starts at 0. Otherwise this ends in an actnorm: the first batch in
     training sets b and logs so that each channel has mean 0 and variance 1 over it.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, k: int, rng: Generator, *, zero: bool = False, activation: Any = None
+        self, n_in: int, n_out: int, k: int, rng: Generator, *, zero: bool = False, rectified: bool = False
     ) -> None:
         draw = init.zeros() if zero else init.normal(0.05)
-        self.taps, self.activation = square(k), activation
+        self.taps, self.rectified = square(k), rectified
         self.W = Parameter(draw(rng, (k * k, n_in, n_out)))
         self.E = Parameter(draw(rng, (k * k, n_out))) if k > 1 else None
         self.b = Parameter(np.zeros(n_out, np.float32))
@@ -76,21 +90,20 @@ class Conv(Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not is_frozen() and not self.initialised:
             with no_grad():
-                centre, logs = _standard(self.apply(x, None))
+                centre, logs = _standard(self.apply(x, rectified=False))
                 self.b.data[...] = -centre.data
                 self.logs.data[...] = logs.data
                 self.initialised[...] = True
-        return self.apply(x, self.activation)
+        return self.apply(x, self.rectified)
 
-    def apply(self, x: Tensor, activation: Any) -> Tensor:
-        scale = exp(FACTOR * self.logs)
-        W, b = self.W * scale, self.b * scale
+    def apply(self, x: Tensor, rectified: bool) -> Tensor:
+        W, b = scaled(self.W, self.logs), scaled(self.b, self.logs)
         if self.E is None:
-            return conv(x, W, b, taps=self.taps, activation=activation)
+            return conv(x, W, b, taps=self.taps, activation=relu if rectified else None)
         y = conv(x, W, b, taps=self.taps)
-        edge = outside(self.taps, *x.shape[1:3], x.dtype.name, backend.device())
-        y = y + (edge @ (self.E * scale)).reshape(shape=(1, *y.shape[1:]))
-        return y if activation is None else activation(y)
+        edge = outside(self.taps, *x.shape[1:3], x.dtype.name, backend.device()) @ scaled(self.E, self.logs)
+        edge = edge.reshape(shape=(1, *y.shape[1:]))
+        return relu_of_sum(y, edge) if rectified else y + edge
 
 
 @functools.cache
@@ -138,8 +151,8 @@ class Step(Module):
         else:
             self.W = Tensor(eye[:, ::-1].copy() if mixing == "reverse" else eye[:, rng.permutation(C)])
         self.net = [
-            Conv(C // 2, width, 3, rng, activation=relu),
-            Conv(width, width, 1, rng, activation=relu),
+            Conv(C // 2, width, 3, rng, rectified=True),
+            Conv(width, width, 1, rng, rectified=True),
             Conv(width, C if coupling == "affine" else C // 2, 3, rng, zero=True),
         ]
 
