@@ -3,7 +3,8 @@
 python examples/latent/iwae.py                            scikit-learn's digits, binary, 50 draws an image
 python examples/latent/iwae.py --objective vae --k 1      the control: the same network as a VAE
 python examples/latent/iwae.py --layers 2                 two stochastic layers
-python examples/latent/iwae.py --data mnist --k 5 --hidden 200 --units 50 --schedule stages --epochs 40
+python examples/latent/iwae.py --data mnist --k 5 --hidden 400 --units 50 --batch 100 --lr 2e-3 --epochs 52
+python examples/latent/iwae.py --data mnist --hidden 200 --units 50 --schedule stages --epochs 3280   the paper's
 
 The value is estimated from --samples draws an image; validation, from --k, or ten. active: units of each layer that say
 something of x. removed: the value without the others. --start begins at best.safetensors of another run (section 5.2).

@@ -4,7 +4,7 @@ python examples/latent/vae.py                                   scikit-learn's d
 python examples/latent/vae.py --levels all                      all 17 levels: a Gaussian decoder, bits per dimension
 python examples/latent/vae.py --n-z 2                           also draws the manifold
 python examples/latent/vae.py --sweep 2 3 5 10 20               figure 2: sizes of z, and wake-sleep with each
-python examples/latent/vae.py --data mnist --n-z 20 --hidden 500 --epochs 40 --samples 500
+python examples/latent/vae.py --data mnist --n-z 20 --hidden 500 500 --lr 2e-3 --epochs 50 --samples 500
 
 The value is estimated from --samples draws an image; validation, from ten. elbo: the bound on test, and kl the part of
 it that the code costs. active: latent dimensions that say something of x. With all levels the pixels get uniform noise,

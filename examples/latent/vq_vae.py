@@ -2,7 +2,7 @@
 
 python examples/latent/vq_vae.py                   digits as 4x4 codes of 32
 python examples/latent/vq_vae.py --mixtures 1      the same by likelihood, with bits/dim
-python examples/latent/vq_vae.py --data mnist --halvings 2 --K 128 --D 32 --epochs 8 --prior-epochs 8
+python examples/latent/vq_vae.py --data mnist --halvings 2 --K 128 --D 32 --epochs 5 --prior-epochs 5
 
 The value is the mean squared error of pixels of 0 to 1; the baseline that of the mean training image. prior: nats that
 the codes of a test image cost under the PixelCNN; histogram: under how often each code occurs at each place.
