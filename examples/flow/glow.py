@@ -82,6 +82,7 @@ def main(settings: Settings) -> None:
 
 
 @no_grad()
+@np.errstate(over="ignore", invalid="ignore")  # flows.pixels says what overflowed
 def draw_attributes(task: density.Task, model: Glow, rng: np.random.Generator) -> None:
     """attributes.png: a row is an image of class k, moved along the mean latents of class k + 1 less those of k."""
     train, test, classes = task.source.train, task.source.test, len(task.source.classes)

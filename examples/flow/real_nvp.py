@@ -71,6 +71,7 @@ def main(settings: Settings) -> None:
 
 
 @no_grad()
+@np.errstate(over="ignore", invalid="ignore")  # flows.pixels says what overflowed
 def draw_manifold(task: density.Task, model: RealNVP, rng: np.random.Generator) -> None:
     """manifold.png: cos a (cos b z1 + sin b z2) + sin a (cos b z3 + sin b z4), for angles a down and b across."""
     test = task.source.test
