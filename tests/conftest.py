@@ -2,8 +2,9 @@
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side: a thread each for matrix products
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side: threads that wait for work take no core from the other
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import pytest
@@ -19,11 +20,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n 2 --dist loadgroup` one worker runs all tests of a kernel, so that nobody compiles it twice."""
+    """Under `-n 2 --dist loadgroup` one worker runs all tests of a kernel, so that nobody compiles it twice.
+
+    Examples, which take longest, go by chapter.
+    """
     for item in items:
         group = item.path.stem.removeprefix("test_")
         if group == "every":
             group = item.nodeid.partition("[")[2].partition(".")[0] if "kernels" in item.path.parts else "operations"
+        if group == "examples" and "[examples/" in item.nodeid:
+            group = item.nodeid.partition("[examples/")[2].partition("/")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -32,7 +32,8 @@ def site(tmp_path):
 
 def run(folder, **environment):
     """`python -m micrognm doctor` from another folder, with what `folder` claims to be installed."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MICROGNM_")} | environment
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MICROGNM_", "GOMP_"))}
+    environment = inherited | environment
     environment["PYTHONPATH"] = os.pathsep.join((str(folder), str(ROOT)))
     command = [sys.executable, "-m", "micrognm", "doctor"]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder.parent)

@@ -2,6 +2,9 @@
 
 x, g, y [N, C]; scale, shift [1 or N, C]; statistics [4, N, groups]: mean, variance and the gradients to them; sums
 [2, N or parts, C]; work [workers, 4, C or more]; `part` rows make a part; slope and swish, the activation.
+
+Arrays are read flat, by `load` and `store`: a slice of every row would cost as much as the row, and LLVM vectorises no
+loop with an index that might be negative.
 """
 
 from __future__ import annotations
@@ -9,29 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.jit import FAST, SERIAL
+from micrognm.kernels.formula.loops import accumulate, add, load, store
+from micrognm.kernels.jit import SERIAL
 from micrognm.kernels.maths import sigmoid
 from micrognm.kernels.normalise.columns import slope_of_swish
 from numba import njit
 
 Array = Any
-SUMS: dict[str, Any] = {**SERIAL, "fastmath": FAST}
-
-
-@njit(**SUMS)
-def _sum(x: Array) -> float:
-    s = x.dtype.type(0)
-    for j in range(x.size):
-        s += x[j]
-    return s
-
-
-@njit(**SUMS)
-def _dot(x: Array, y: Array) -> float:
-    s = x.dtype.type(0)
-    for j in range(x.size):
-        s += x[j] * y[j]
-    return s
 
 
 @njit(**SERIAL)
@@ -39,29 +26,34 @@ def forward(
     x: Array, g: Array, y: Array, scale: Array, shift: Array, statistics: Array, sums: Array, work: Array, part: int,
     centred: bool, eps: float, slope: float, swish: bool, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    T, groups = x.dtype.type, statistics.shape[2]
+    T, (n, c), groups, own = x.dtype.type, x.shape, statistics.shape[2], len(scale) > 1
     mean, var, k = statistics[0], statistics[1], x.shape[1] // groups
-    for i in range(len(x) * worker // workers, len(x) * (worker + 1) // workers):
-        t = i if len(scale) > 1 else 0
+    xs, ys, scales, shifts = x.reshape(-1), y.reshape(-1), scale.reshape(-1), shift.reshape(-1)
+    for i in range(n * worker // workers, n * (worker + 1) // workers):
         for m in range(groups):
-            here = slice(m * k, (m + 1) * k)
-            X, Y, S, B = x[i, here], y[i, here], scale[t, here], shift[t, here]
-            centre = _sum(X) / T(k) if centred else T(0)
+            at, of = i * c + m * k, (i * c if own else 0) + m * k
+            total = T(0)
             for j in range(k):
-                Y[j] = X[j] - centre
-            off = np.float64(_sum(Y)) / k if centred else 0.0
-            square = np.float64(_dot(Y, Y)) / k - off * off
-            mean[i, m] = centre + off
-            var[i, m] = 0 if square < 0 else square  # written so that NaN stays
-            r, low = T(1 / np.sqrt(var[i, m] + eps)), T(off)
+                total = add(total, load(xs, at + j))
+            centre = total / T(k) if centred else T(0)
+            off, square = T(0), T(0)
+            for j in range(k):
+                z = load(xs, at + j) - centre
+                off = add(off, z)
+                square = add(square, z * z)
+            low = np.float64(off) / k if centred else 0.0
+            spread = np.float64(square) / k - low * low
+            mean[i, m] = centre + low
+            var[i, m] = 0 if spread < 0 else spread  # written so that NaN stays
+            r, rest = T(1 / np.sqrt(var[i, m] + eps)), T(low)
             if swish:
                 for j in range(k):
-                    z = (Y[j] - low) * r * S[j] + B[j]
-                    Y[j] = z * sigmoid(z)
+                    z = ((load(xs, at + j) - centre) - rest) * r * load(scales, of + j) + load(shifts, of + j)
+                    store(0, ys, at + j, z * sigmoid(z))
             else:
                 for j in range(k):
-                    z = (Y[j] - low) * r * S[j] + B[j]
-                    Y[j] = z if z > 0 else slope * z
+                    z = ((load(xs, at + j) - centre) - rest) * r * load(scales, of + j) + load(shifts, of + j)
+                    store(0, ys, at + j, z if z > 0 else slope * z)
 
 
 @njit(**SERIAL)
@@ -73,40 +65,41 @@ def backward(
     T, (n, c), groups = x.dtype.type, x.shape, statistics.shape[2]
     one, k, own = T(1), c // groups, len(scale) > 1
     mean, var, gmean, gvar = statistics[0], statistics[1], statistics[2], statistics[3]
-    hat, ghat, along, total = work[worker, 0], work[worker, 1], work[worker, 2], work[worker, 3]
+    ghat, along, total = work[worker, 0], work[worker, 1], work[worker, 2]
+    xs, gs, ys, scales, shifts = x.reshape(-1), g.reshape(-1), y.reshape(-1), scale.reshape(-1), shift.reshape(-1)
     parts = (n + part - 1) // part
     for p in range(parts * worker // workers, parts * (worker + 1) // workers):
         for j in range(c):
             along[j] = total[j] = 0
         for i in range(p * part, min((p + 1) * part, n)):
-            t = i if own else 0
             for m in range(groups):
-                # Slices, counted from 0: an index that might be negative keeps LLVM from vectorising a loop, and so do
-                # arrays that might overlap in more than 8 ways.
-                here = slice(m * k, (m + 1) * k)
-                X, G, D, S, B = x[i, here], g[i, here], y[i, here], scale[t, here], shift[t, here]
-                A, L = along[here], total[here]
+                at, of = i * c + m * k, (i * c if own else 0) + m * k
                 root = 1 / np.sqrt(var[i, m] + eps)
                 centre, r = T(mean[i, m]), T(root)
                 low = T(mean[i, m] - centre)
-                for j in range(k):
-                    hat[j] = ((X[j] - centre) - low) * r
                 if swish:
                     for j in range(k):
-                        ghat[j] = G[j] * slope_of_swish(hat[j] * S[j] + B[j], one)
+                        hat = ((load(xs, at + j) - centre) - low) * r
+                        z = hat * load(scales, of + j) + load(shifts, of + j)
+                        ghat[j] = load(gs, at + j) * slope_of_swish(z, one)
                 else:
                     for j in range(k):
-                        ghat[j] = G[j] * (one if hat[j] * S[j] + B[j] > 0 else slope)
+                        hat = ((load(xs, at + j) - centre) - low) * r
+                        z = hat * load(scales, of + j) + load(shifts, of + j)
+                        ghat[j] = load(gs, at + j) * (one if z > 0 else slope)
+                slide, bend = T(0), T(0)
                 for j in range(k):
-                    A[j] += ghat[j] * hat[j]
+                    hat = ((load(xs, at + j) - centre) - low) * r
+                    accumulate(1, along, m * k + j, ghat[j] * hat)
+                    accumulate(2, total, m * k + j, ghat[j])
+                    ghat[j] *= load(scales, of + j)
+                    slide = add(slide, ghat[j])
+                    bend = add(bend, ghat[j] * hat)
+                a = T((gmean[i, m] - root * slide) / k) if centred else T(0)
+                b = T((2 * gvar[i, m] / root - root * bend) / k)
                 for j in range(k):
-                    L[j] += ghat[j]
-                for j in range(k):
-                    ghat[j] *= S[j]
-                slide = T((gmean[i, m] - root * _sum(ghat[:k])) / k) if centred else T(0)
-                bend = T((2 * gvar[i, m] / root - root * _dot(ghat[:k], hat[:k])) / k)
-                for j in range(k):
-                    D[j] = r * ghat[j] + (bend * hat[j] + slide)
+                    hat = ((load(xs, at + j) - centre) - low) * r
+                    store(0, ys, at + j, r * ghat[j] + (b * hat + a))
             if own:
                 for j in range(c):
                     sums[0, i, j], sums[1, i, j] = along[j], total[j]

@@ -17,7 +17,7 @@ LAYOUTS = {
 }
 
 
-PAIRS = [(a, b) for a in LAYOUTS for b in LAYOUTS]
+PAIRS = [(a, b) for a in LAYOUTS for b in LAYOUTS if a == b or "rows" in (a, b)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
