@@ -28,9 +28,9 @@ KERNELS = ("auto", "reference", "cpu", "gpu")
 _IMPLEMENTATION = {"cpu": "cpu", "cuda": "gpu"}  # which one of a kernel "auto" runs on a device
 PRECISIONS = ("float32", "tf32")
 
-# Numba's threads (GNU OpenMP) turn in a loop after each kernel, in wait of the next: waking them from sleep costs some
-# 100 us. For how long: about 1 ms, instead of up to 0.2 s, so that a process that computes nothing takes no core from
-# others. OpenMP reads this when it is loaded.
+# Numba's threads (GNU OpenMP) turn in a loop after each kernel, in wait of the next: to wake them from sleep is dear.
+# They do so for about 1 ms instead of 9, so as not to take the cores from other processes for long:
+# benchmarks/two_pools.py prints both. OpenMP reads this when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
@@ -47,7 +47,7 @@ def _keep_memory() -> None:
 
 
 def one_thread_for_blas() -> None:
-    """Let each BLAS loaded by now run in one thread, where the user has not set it otherwise: kernels/products.py says
+    """Let each BLAS loaded by now run in one thread, where the user has not set it otherwise: kernels/matmul.py says
     why."""
     if not any(name in os.environ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")):
         threadpool_limits(1, user_api="blas")

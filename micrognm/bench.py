@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from micrognm import storage
-from micrognm.kernels import products
+from micrognm.kernels.matmul import matmul
 
 NO_PEER = 'The peer is PyTorch: python -m pip install -e ".[bench]"'
 
@@ -84,9 +84,7 @@ def peak() -> tuple[float, float]:
     target = source.copy()
     parts = list(zip(np.array_split(target, 16), np.array_split(source, 16), strict=True))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        product, copy = compare(
-            lambda: products.matmul(a, a), lambda: list(pool.map(lambda part: np.copyto(*part), parts)), 20
-        )
+        product, copy = compare(lambda: matmul(a, a), lambda: list(pool.map(lambda part: np.copyto(*part), parts)), 20)
     return 2 * 1024**3 / product, 2 * source.nbytes / copy
 
 

@@ -157,7 +157,6 @@ def test_both_levels_of_vq_vae_2_reconstruct_better_than_the_top_and_samples_tea
 MNIST = [  # nats
     (MADE, "--hidden 500 --masks 1 --dropout 0 --batch 100 --lr 2e-3 --epochs 40", 90, 93),
     (GATED, "--layers 12 --dilations 1 2 4 8 --batch 8 --lr 8e-3 --average 0.999 --epochs 1", 78, 84),
-    (VAE, "--n-z 20 --hidden 500 500 --lr 2e-3 --epochs 50 --samples 500", 86, 95),
     (IWAE, "--k 5 --hidden 400 --units 50 --batch 100 --lr 2e-3 --epochs 52 --samples 1000", 85, 91.5),
 ]
 
@@ -166,9 +165,16 @@ MNIST = [  # nats
 @pytest.mark.skipif("MICROGNM_DATA" not in os.environ, reason="MICROGNM_DATA does not name a folder that holds MNIST")
 @pytest.mark.parametrize(("example", "flags", "least", "most"), MNIST)
 def test_mnist_binarised_anew_at_each_presentation(example, flags, least, most, tmp_path):
-    result = run(example, tmp_path, "--data", "mnist", "--levels", "binary", *flags.split())
-    assert least < result["value"] <= most
-    assert result.get("elbo", 0) <= 100
+    assert least < run(example, tmp_path, "--data", "mnist", "--levels", "binary", *flags.split())["value"] <= most
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MICROGNM_DATA" not in os.environ, reason="MICROGNM_DATA does not name a folder that holds MNIST")
+def test_the_bound_of_vae_on_mnist(tmp_path):
+    flags = "--data mnist --n-z 20 --hidden 500 500 --lr 2e-3 --epochs 50 --samples 500"
+    result = run(VAE, tmp_path, *flags.split())
+    assert 86 < result["value"] <= 95
+    assert result["value"] < result["elbo"] <= 100
 
 
 @pytest.mark.slow

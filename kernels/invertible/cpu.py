@@ -1,7 +1,6 @@
 """reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one convolution.
 
-Its kernel and not BLAS does the products: the threads of BLAS wait in a loop for more, and take the cores from the
-couplings' networks.
+Its kernel does the products, and adds b' in the same pass.
 """
 
 from __future__ import annotations

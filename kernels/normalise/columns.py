@@ -2,7 +2,7 @@
 they are called by one function:
 
 x, g, y [rows, C], `length` rows a sample, which are cut into parts of `part`; table [5, samples, C]: centre, a and b
-for z = (x - centre) a + b, bend and move; sums [2, parts of all samples, C]; work [workers, 4, C or more]; slope and
+for z = (x - centre) a + b, bend and move; sums [2, parts of all samples, C]; work [workers, 3, C or more]; slope and
 swish, the activation.
 """
 

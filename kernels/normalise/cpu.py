@@ -84,7 +84,7 @@ def _part(channels: int) -> int:
 
 
 def _work(x: Array, workers: int) -> Array:
-    return np.empty((workers, 4, max(x.shape[2], LINE)), x.dtype)
+    return np.empty((workers, 3, max(x.shape[2], LINE)), x.dtype)
 
 
 def _columns(x: Array, g: Array, y: Array, whole: bool, slope: float, swish: bool) -> tuple[Array, Array, tuple, int]:

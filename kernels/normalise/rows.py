@@ -1,7 +1,7 @@
 """Where sets lie within a row: layer norm. Both take the same arguments, so that they are called by one function:
 
 x, g, y [N, C]; scale, shift [1 or N, C]; statistics [4, N, groups]: mean, variance and the gradients to them; sums
-[2, N or parts, C]; work [workers, 4, C or more]; `part` rows make a part; slope and swish, the activation.
+[2, N or parts, C]; work [workers, 3, C or more]; `part` rows make a part; slope and swish, the activation.
 
 Arrays are read flat, by `load` and `store`: a slice of every row would cost as much as the row, and LLVM vectorises no
 loop with an index that might be negative.

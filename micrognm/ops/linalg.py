@@ -6,7 +6,7 @@ import numpy as np
 
 from micrognm import backend
 from micrognm.engine import Tensor, tensor
-from micrognm.kernels import products
+from micrognm.kernels import matmul as kernel
 from micrognm.operation import op
 from micrognm.ops.arithmetic import mul
 from micrognm.ops.shape import _transpose, broadcast_to, reshape
@@ -20,7 +20,7 @@ def swap(x: Tensor) -> Tensor:
 @op
 def _matmul(a, b):
     """[..., n, k] @ [..., k, m] -> [..., n, m]; the k must be equal, leading axes broadcast."""
-    return products.matmul(a, b)
+    return kernel.matmul(a, b)
 
 
 _matmul.vjp(a=lambda g, b: _matmul(g, swap(b)), b=lambda g, a: _matmul(swap(a), g))
@@ -54,7 +54,7 @@ def affine(x, w, b):
     """x [n, k] @ w [k, m] + b [m] -> [n, m]"""
     if x.ndim < 2:
         raise ValueError("x is not a matrix; one row is x[None]")
-    return products.matmul(x, w, b)
+    return kernel.matmul(x, w, b)
 
 
 affine.vjp(x=lambda g, w: _matmul(g, swap(w)), w=lambda g, x: _matmul(swap(x), g), b=lambda g: g)

@@ -49,11 +49,7 @@ def sum(x, *, axis=None, keepdims=False):
 
 
 def _column_sums(x):
-    """The sums of few long columns, by rows of many at once: NumPy adds a row at a time, which short ones make slow.
-
-    A product with ones would be as fast, but wakes the threads of BLAS, which then wait in a loop for more: in a
-    convolutional model they took the cores from the kernels, for half of a training step.
-    """
+    """The sums of few long columns, by rows of many at once: NumPy adds a row at a time, which short ones make slow."""
     at_once = WIDE // x.shape[1]
     whole = len(x) // at_once * at_once
     sums = x[:whole].reshape(-1, at_once * x.shape[1]).sum(axis=0).reshape(at_once, -1).sum(axis=0)

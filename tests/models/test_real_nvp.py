@@ -271,3 +271,11 @@ def test_bad_input(rng):
         RealNVP((4, 4, 1), rng, scales=0)
     with pytest.raises(ValueError, match="rho in"):
         RealNVP((4, 4, 1), rng, rho=1.0)
+
+
+def test_drawing_before_the_first_batch_initialises_nothing(rng):
+    model = RealNVP((4, 4, 1), rng, levels=4, scales=2, width=4, blocks=1)
+    model.train()
+    model.decode(model.noise(3, rng))
+    marks = [value for name, value in model.state().items() if name.endswith("initialised")]
+    assert marks and not any(np.asarray(mark).any() for mark in marks)

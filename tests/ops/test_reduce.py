@@ -134,3 +134,15 @@ def test_the_first_extreme_is_the_index():
     x = Tensor(np.array([[1.0, 3.0, 3.0], [-1.0, -1.0, -2.0]]))
     assert ops.argmax(x, axis=1).numpy().tolist() == [1, 0] and ops.argmin(x, axis=1).numpy().tolist() == [0, 2]
     assert ops.argmax(x).item() == 1 and ops.argmax(x).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((5003, 7), 1), ((31, 33, 5), 2), ((3, 2000), 1), ((1031, 3, 2), 1), ((4099,), 1)]
+)
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_sums_of_long_columns(shape, axes, keepdims, rng):
+    x = rng.standard_normal(shape)
+    found = ops.sum(Tensor(x), axis=tuple(range(axes)), keepdims=keepdims).numpy()
+    want = np.sum(x, axis=tuple(range(axes)), keepdims=keepdims)
+    assert found.shape == want.shape
+    np.testing.assert_allclose(found, want, rtol=1e-10, atol=1e-10)

@@ -19,9 +19,9 @@ def matmul(a: Array, b: Array, bias: Array | None = None) -> Array:
     """a @ b (+ bias) as NumPy has it. NumPy's matrices are multiplied in threads where the product is large."""
     large = a.ndim == b.ndim == 2 and a.size * b.shape[1] >= LARGE
     if large and isinstance(a, np.ndarray) and a.dtype == b.dtype and a.dtype.char in "fd":
-        from micrognm.kernels import gemm  # imports Numba, which takes half a second
+        from micrognm.kernels import blas  # imports Numba, which takes half a second
 
-        return gemm.multiply(a, b, bias)
+        return blas.multiply(a, b, bias)
     out = np.matmul(a, b)
     if bias is not None:
         out += bias

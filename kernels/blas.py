@@ -1,4 +1,4 @@
-"""BLAS's product of matrices by address: each thread of the kernels calls it for its part. products.py says why.
+"""BLAS's product of matrices by address: each thread of the kernels calls it for its part. matmul.py says why.
 
 The BLAS called is SciPy's, which tells its addresses.
 """
