@@ -176,12 +176,12 @@ class Twin:
         scale = self.torch.exp(FACTOR * self.of(layer.logs))
         weight = self.of(layer.W) * scale
         kernel = weight.reshape(k, k, *weight.shape[1:]).permute(3, 2, 0, 1)
-        y = self.F.conv2d(x, kernel, self.of(layer.b) * scale, padding=k // 2)
-        if layer.E is None:
-            return y
+        E = self.of(layer.E) * scale
+        if k == 1:
+            return self.F.conv2d(x, kernel, E.reshape(-1))
         H, W = x.shape[2:]
         edge = self.torch.from_numpy(outside(layer.taps, H, W, "float32", "cpu").numpy())
-        return y + (edge @ (self.of(layer.E) * scale)).T.reshape(1, -1, H, W)
+        return self.F.conv2d(x, kernel, padding=k // 2) + (edge @ E).T.reshape(1, -1, H, W)
 
     def step(self, step: Step, x: Any) -> tuple[Any, Any]:
         torch, F = self.torch, self.F

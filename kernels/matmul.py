@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from micrognm.kernels.columns import add_to_rows
 
 Array = Any
 LARGE = 1 << 23  # multiplications: below, waking a thread costs more than it saves
@@ -23,6 +24,6 @@ def matmul(a: Array, b: Array, bias: Array | None = None) -> Array:
 
         return blas.multiply(a, b, bias)
     out = np.matmul(a, b)
-    if bias is not None:
-        out += bias
+    if bias is not None and out.size:
+        add_to_rows(out.reshape(-1, out.shape[-1]), bias)
     return out

@@ -24,6 +24,7 @@ from micrognm.models.flow.glow import Coupling, Glow, Mixing
 from micrognm.optim import Adamax, cosine, warmup
 
 SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of an attribute
+WARMUP = 300  # steps in which the learning rate rises, or one epoch where that is shorter
 
 
 @dataclass(kw_only=True)
@@ -65,7 +66,7 @@ def main(settings: Settings) -> None:
         classes=len(task.source.classes) if settings.conditional else 0,
         reversible=settings.reversible,
     )
-    optimiser = Adamax(model, lr=warmup(cosine(settings.lr, task.steps), len(task.batches)))
+    optimiser = Adamax(model, lr=warmup(cosine(settings.lr, task.steps), min(WARMUP, len(task.batches))))
 
     def train(x: Tensor, *labels: Any) -> Tensor:
         x = flows.mirrored(x, settings, task.rng)

@@ -1,49 +1,63 @@
-"""reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one convolution.
-
-Its kernel does the products, and adds b' in the same pass.
-"""
+"""reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one product."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.conv import cpu as conv
+from micrognm.kernels.columns import column_sums
 from micrognm.kernels.invertible import reference
 from micrognm.kernels.jit import FAST, SERIAL
 from micrognm.kernels.maths import exp, log_sigmoid, sigmoid
+from micrognm.kernels.matmul import matmul
 from micrognm.kernels.workers import run, threads
 from numba import njit
 
+from micrognm import backend
+
 Array = Any
-POINT = ((0,),), (1,)  # the taps and the stride of a 1x1 convolution of a series
 PART = 1 << 13  # elements of one sample whose logarithms are added in float32; parts are added in float64
 SUMS: dict[str, Any] = {**SERIAL, "fastmath": FAST}
 
 
 def forward(x: Array, weight: Array, scale: Array, shift: Array) -> Array:
-    series = _series(x)
-    return conv.forward(series, (scale[:, None] * weight)[None], shift @ weight, *POINT, series.shape[1:2], 1).reshape(
-        x.shape
-    )
+    return matmul(_rows(x), scale[:, None] * weight, shift @ weight).reshape(x.shape)
 
 
 def backward(g: Array, x: Array, weight: Array, scale: Array, shift: Array) -> tuple[Array, Array, Array, Array]:
-    gs, rows = _series(g), _series(x)
-    dx = conv.input_gradient(gs, (scale[:, None] * weight)[None], None, *POINT, rows.shape[1:2], 1)
-    dfolded, dbias = conv.weight_gradient(rows, gs, *POINT, 1)[0], gs.sum(axis=(0, 1))
-    dweight = scale[:, None] * dfolded + shift[:, None] * dbias
+    gs, rows = _rows(g), _rows(x)
+    dfolded, dbias = matmul(rows.T, gs), column_sums(gs)
+    dweight = scale[:, None] * dfolded + np.outer(shift, dbias)
+    dx = matmul(gs, (scale[:, None] * weight).T)
     return dx.reshape(x.shape), dweight, np.sum(weight * dfolded, axis=1), weight @ dbias
 
 
-def _series(x: Array) -> Array:
-    """x [N, ..., C] as [N, pixels, C]."""
-    return np.ascontiguousarray(x).reshape(len(x) if x.ndim > 2 else 1, -1 if x.size else 0, x.shape[-1])
+def _rows(x: Array) -> Array:
+    """x [..., C] as [pixels, C], contiguous."""
+    return np.ascontiguousarray(x).reshape(-1 if x.size else 0, x.shape[-1])
 
 
-# NumPy's, and not SciPy's LAPACK, which would save one of its two decompositions: SciPy brings an OpenBLAS of its own,
-# whose threads and those of NumPy's take the cores from each other: benchmarks/ladders/invertible.py.
-determinant = reference.determinant
+def determinant(weight: Array) -> tuple[Array, Array]:
+    """One LU decomposition for both, where NumPy's determinant and inverse take one each."""
+    if weight.ndim > 2 or not weight.size:
+        return reference.determinant(weight)
+    lapack = _lapack()
+    lu, pivots, _ = lapack.dgetrf(weight.T)
+    diagonal = np.abs(np.diagonal(lu))
+    if not diagonal.all():
+        return weight.dtype.type(-np.inf), np.zeros_like(weight)
+    inverse, _ = lapack.dgetrs(lu, pivots, np.eye(len(lu)), overwrite_b=True)  # of the transpose
+    return np.log(diagonal).sum().astype(weight.dtype), inverse.astype(weight.dtype)
+
+
+@functools.cache
+def _lapack() -> Any:
+    """SciPy's, in one thread from now on: it brings a BLAS of its own."""
+    from scipy.linalg import lapack
+
+    backend.one_thread_for_blas()
+    return lapack
 
 
 def coupling(x: Array, h: Array, t: Array, sigmoid: bool) -> tuple[Array, Array]:

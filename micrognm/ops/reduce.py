@@ -7,11 +7,10 @@ import math
 import numpy as np
 
 from micrognm.engine import Tensor
+from micrognm.kernels.columns import column_sums
 from micrognm.operation import op
 from micrognm.ops.arithmetic import cast, exp, sqrt, where
 from micrognm.ops.shape import broadcast_to, flip, reshape
-
-WIDE = 1024  # numbers that NumPy adds at once, at speed
 
 
 def _axes(axis, ndim):
@@ -40,20 +39,10 @@ def _count(shape, axis):
 def sum(x, *, axis=None, keepdims=False):
     """The sum over axes."""
     axes = _axes(axis, x.ndim)
-    columns = math.prod(x.shape[len(axes) :])
-    if axes == set(range(len(axes))) and 0 < columns < WIDE // 2 and x.size > WIDE and x.flags.c_contiguous:
-        return np.reshape(
-            _column_sums(x.reshape(-1, columns)), ((1,) * len(axes) if keepdims else ()) + x.shape[len(axes) :]
-        )
+    if axes == set(range(len(axes))) and x.size and x.flags.c_contiguous:
+        sums = column_sums(x.reshape(-1, math.prod(x.shape[len(axes) :])))
+        return np.reshape(sums, ((1,) * len(axes) if keepdims else ()) + x.shape[len(axes) :])
     return np.sum(x, axis=axis, keepdims=keepdims)
-
-
-def _column_sums(x):
-    """The sums of few long columns, by rows of many at once: NumPy adds a row at a time, which short ones make slow."""
-    at_once = WIDE // x.shape[1]
-    whole = len(x) // at_once * at_once
-    sums = x[:whole].reshape(-1, at_once * x.shape[1]).sum(axis=0).reshape(at_once, -1).sum(axis=0)
-    return sums + x[whole:].sum(axis=0)
 
 
 @op

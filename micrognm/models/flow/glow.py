@@ -72,8 +72,9 @@ def relu_of_sum(x, y):  # type: ignore[no-untyped-def]
 class Conv(Module):
     """(W * x + E * edge + b) exp(3 logs): x [N, H, W, n_in] -> [N, H, W, n_out], with k x k taps; then perhaps relu.
 
-    edge is 1 outside the image and 0 inside. zero: starts at 0. Otherwise this ends in an actnorm: the first batch in
-    training sets b and logs so that each channel has mean 0 and variance 1 over it.
+    edge is 1 outside the image and 0 inside. b is the last row of E: one product makes E * edge + b. zero: starts at 0.
+    Otherwise this ends in an actnorm: the first batch in training sets b and logs so that each channel has mean 0 and
+    variance 1 over it.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class Conv(Module):
         draw = init.zeros() if zero else init.normal(0.05)
         self.taps, self.rectified = square(k), rectified
         self.W = Parameter(draw(rng, (k * k, n_in, n_out)))
-        self.E = Parameter(draw(rng, (k * k, n_out))) if k > 1 else None
-        self.b = Parameter(np.zeros(n_out, np.float32))
+        E, b = draw(rng, (k * k, n_out)), np.zeros((1, n_out), np.float32)
+        self.E = Parameter(np.concatenate([E, b]) if k > 1 else b)  # the tap of a 1x1 convolution is never outside
         self.logs = Parameter(np.zeros(n_out, np.float32))
         self.initialised = Tensor(np.array(zero))
 
@@ -91,27 +92,26 @@ class Conv(Module):
         if self.training and not is_frozen() and not self.initialised:
             with no_grad():
                 centre, logs = _standard(self.apply(x, rectified=False))
-                self.b.data[...] = -centre.data
+                self.E.data[-1] = -centre.data
                 self.logs.data[...] = logs.data
                 self.initialised[...] = True
         return self.apply(x, self.rectified)
 
     def apply(self, x: Tensor, rectified: bool) -> Tensor:
-        W, b = scaled(self.W, self.logs), scaled(self.b, self.logs)
-        if self.E is None:
-            return conv(x, W, b, taps=self.taps, activation=relu if rectified else None)
-        y = conv(x, W, b, taps=self.taps)
-        edge = outside(self.taps, *x.shape[1:3], x.dtype.name, backend.device()) @ scaled(self.E, self.logs)
-        edge = edge.reshape(shape=(1, *y.shape[1:]))
+        W, E = scaled(self.W, self.logs), scaled(self.E, self.logs)
+        if len(self.taps) == 1:
+            return conv(x, W, E.reshape(shape=-1), taps=self.taps, activation=relu if rectified else None)
+        y = conv(x, W, taps=self.taps)
+        edge = (outside(self.taps, *x.shape[1:3], x.dtype.name, backend.device()) @ E).reshape(shape=(1, *y.shape[1:]))
         return relu_of_sum(y, edge) if rectified else y + edge
 
 
 @functools.cache
 def outside(taps: Taps, H: int, W: int, dtype: str, device: str) -> Tensor:
-    """[H W, taps]: 1 where a tap of a pixel lies outside the image, else 0."""
+    """[H W, taps + 1]: 1 where a tap of a pixel lies outside the image, else 0; and a last column of ones."""
     places = np.indices((H, W)).reshape(2, -1, 1) + np.array(taps.offsets).T[:, None]
     inside = ((places >= 0) & (places < np.array([H, W]).reshape(2, 1, 1))).all(axis=0)
-    return Tensor(1 - inside.astype(dtype))
+    return Tensor(np.append(~inside, np.ones((H * W, 1)), axis=1).astype(dtype))
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
