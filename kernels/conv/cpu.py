@@ -33,10 +33,10 @@ Array = Any
 Offsets = Sequence[Sequence[int]]
 
 # A tile is ROWS x 2 vectors of sums; two of weights and one of x go with them. More rows would leave the registers,
-# and so would more than 8 addresses.
+# and so would more than 8 addresses. Where one vector holds all outputs, a tile is NARROW_ROWS x 1.
 ROWS = 6 if REGISTERS == 16 else 8
-VECTORS = 2
-BLOCK_BYTES = 4 * WIDTH * VECTORS
+NARROW_ROWS = 8
+BLOCK_BYTES = 4 * WIDTH * 2
 DEPTH = 128  # pixels summed at once in the gradient to the weights: x and g of them stay in the level 1 cache
 SMALL = 30_000  # products: not worth the launch of threads
 PART_PIXELS = 1024  # in a part at least: fewer are not worth another sum of the size of the weights
@@ -44,87 +44,92 @@ PARTS = 8  # partial sums of the gradient to the weights, whatever the number of
 INNER: dict[str, Any] = {**SERIAL, "cache": False, "no_cpython_wrapper": True}  # called by compiled code alone
 
 
-def _tile_code(context, x, base, r, last, steps, count, vector, panel, p, bias, q, fresh, out, o, ro, rlast, table):
+def _tile_of(size: int, vectors: int) -> Any:
     """The innermost loop, as vector instructions: Numba alone does not keep an array of sums in registers.
 
-    sum over k < count of x[base + rows[m] + steps[k]] * panel[p + k, :] for ROWS rows m, added to bias[q + :], or to
+    tile(x, base, r, last, steps, count, vector, panel, p, bias, q, fresh, out, o, ro, rlast, table):
+    sum over k < count of x[base + rows[m] + steps[k]] * panel[p + k, :] for `size` rows m, added to bias[q + :], or to
     what is in `out` unless `fresh`; written to out[o + outs[m] + :]. rows, steps and outs lie in the table, from r,
     steps and ro on; there is no row past `last` (it is done again instead), whose outs is rlast.
     vector: as many numbers of x as lanes (depthwise); otherwise one number of x times all lanes.
     """
 
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        names = inspect.signature(_tile_code).parameters
-        kind = dict(zip(list(names)[1:], signature.args, strict=True))
-        given = dict(zip(list(names)[1:], args, strict=True))
-        number = context.get_data_type(kind["x"].dtype)
-        size = kind["x"].dtype.bitwidth // 8
-        lanes = 4 * WIDTH // size
-        vector, i64 = ir.VectorType(number, lanes), ir.IntType(64)
-        name = f"llvm.fma.v{lanes}f{8 * size}"
-        fma = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [vector] * 3), name)
-        whole = lambda v: ir.Constant(i64, v)  # noqa: E731
+    def code(context, x, base, r, last, steps, count, vector, panel, p, bias, q, fresh, out, o, ro, rlast, table):
+        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            names = inspect.signature(code).parameters
+            kind = dict(zip(list(names)[1:], signature.args, strict=True))
+            given = dict(zip(list(names)[1:], args, strict=True))
+            number = context.get_data_type(kind["x"].dtype)
+            width = kind["x"].dtype.bitwidth // 8
+            lanes = 4 * WIDTH // width
+            vector, i64 = ir.VectorType(number, lanes), ir.IntType(64)
+            name = f"llvm.fma.v{lanes}f{8 * width}"
+            fma = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [vector] * 3), name)
+            whole = lambda v: ir.Constant(i64, v)  # noqa: E731
 
-        def integer(name: str) -> Any:
-            return context.cast(b, given[name], kind[name], types.int64)
+            def integer(name: str) -> Any:
+                return context.cast(b, given[name], kind[name], types.int64)
 
-        def at(array: str, start: str) -> Any:
-            return b.gep(context.make_array(kind[array])(context, b, given[array]).data, [integer(start)])
+            def at(array: str, start: str) -> Any:
+                return b.gep(context.make_array(kind[array])(context, b, given[array]).data, [integer(start)])
 
-        def load(pointer: Any, i: int) -> Any:
-            loaded = b.load(b.bitcast(b.gep(pointer, [whole(i * lanes)]), vector.as_pointer()))
-            loaded.align = size
-            return loaded
+            def load(pointer: Any, i: int) -> Any:
+                loaded = b.load(b.bitcast(b.gep(pointer, [whole(i * lanes)]), vector.as_pointer()))
+                loaded.align = width
+                return loaded
 
-        def addresses(pointer: Any, start: str, last: str) -> list[Any]:
-            places, most = at("table", start), b.sub(integer(last), integer(start))
-            found = []
-            for m in range(ROWS):
-                i = b.select(b.icmp_signed("<", whole(m), most), whole(m), most)
-                found.append(b.gep(pointer, [b.load(b.gep(places, [i]))]))
-            return found
+            def addresses(pointer: Any, start: str, last: str) -> list[Any]:
+                places, most = at("table", start), b.sub(integer(last), integer(start))
+                found = []
+                for m in range(size):
+                    i = b.select(b.icmp_signed("<", whole(m), most), whole(m), most)
+                    found.append(b.gep(pointer, [b.load(b.gep(places, [i]))]))
+                return found
 
-        places = addresses(at("out", "o"), "ro", "rlast")
-        sums = [[cgutils.alloca_once(b, vector) for _ in range(VECTORS)] for _ in range(ROWS)]
-        with b.if_else(given["fresh"]) as (start, go_on):
-            with start:
-                initial = [load(at("bias", "q"), v) for v in range(VECTORS)]
-                for m in range(ROWS):
-                    for v in range(VECTORS):
-                        b.store(initial[v], sums[m][v])
-            with go_on:
-                for m in range(ROWS):
-                    for v in range(VECTORS):
-                        b.store(load(places[m], v), sums[m][v])
-        sources = addresses(at("x", "base"), "r", "last")
-        steps, weights = at("table", "steps"), at("panel", "p")
+            places = addresses(at("out", "o"), "ro", "rlast")
+            sums = [[cgutils.alloca_once(b, vector) for _ in range(vectors)] for _ in range(size)]
+            with b.if_else(given["fresh"]) as (start, go_on):
+                with start:
+                    initial = [load(at("bias", "q"), v) for v in range(vectors)]
+                    for m in range(size):
+                        for v in range(vectors):
+                            b.store(initial[v], sums[m][v])
+                with go_on:
+                    for m in range(size):
+                        for v in range(vectors):
+                            b.store(load(places[m], v), sums[m][v])
+            sources = addresses(at("x", "base"), "r", "last")
+            steps, weights = at("table", "steps"), at("panel", "p")
 
-        def loop(factors: Any) -> None:
-            with cgutils.for_range(b, integer("count")) as k:
-                step = b.load(b.gep(steps, [k.index]))
-                line = b.gep(weights, [b.mul(k.index, whole(VECTORS * lanes))])
-                w = [load(line, v) for v in range(VECTORS)]
-                for m in range(ROWS):
-                    for v, factor in enumerate(factors(b.gep(sources[m], [step]))):
-                        b.store(b.call(fma, [factor, w[v], b.load(sums[m][v])]), sums[m][v])
+            def loop(factors: Any) -> None:
+                with cgutils.for_range(b, integer("count")) as k:
+                    step = b.load(b.gep(steps, [k.index]))
+                    line = b.gep(weights, [b.mul(k.index, whole(vectors * lanes))])
+                    w = [load(line, v) for v in range(vectors)]
+                    for m in range(size):
+                        for v, factor in enumerate(factors(b.gep(sources[m], [step]))):
+                            b.store(b.call(fma, [factor, w[v], b.load(sums[m][v])]), sums[m][v])
 
-        def repeated(pointer: Any) -> list[Any]:
-            one = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(pointer), whole(0))
-            zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            return [b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)] * VECTORS
+            def repeated(pointer: Any) -> list[Any]:
+                one = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(pointer), whole(0))
+                zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+                return [b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)] * vectors
 
-        with b.if_else(given["vector"]) as (as_many, one):
-            with as_many:
-                loop(lambda pointer: [load(pointer, v) for v in range(VECTORS)])
-            with one:
-                loop(repeated)
-        for m in range(ROWS):
-            for v in range(VECTORS):
-                pointer = b.bitcast(b.gep(places[m], [whole(v * lanes)]), vector.as_pointer())
-                b.store(b.load(sums[m][v]), pointer).align = size
-        return context.get_dummy_value()
+            with b.if_else(given["vector"]) as (as_many, one):
+                with as_many:
+                    loop(lambda pointer: [load(pointer, v) for v in range(vectors)])
+                with one:
+                    loop(repeated)
+            for m in range(size):
+                for v in range(vectors):
+                    pointer = b.bitcast(b.gep(places[m], [whole(v * lanes)]), vector.as_pointer())
+                    b.store(b.load(sums[m][v]), pointer).align = width
+            return context.get_dummy_value()
 
-    return types.void(x, base, r, last, steps, count, vector, panel, p, bias, q, fresh, out, o, ro, rlast, table), emit
+        kinds = x, base, r, last, steps, count, vector, panel, p, bias, q, fresh, out, o, ro, rlast, table
+        return types.void(*kinds), emit
+
+    return intrinsic(code)
 
 
 def _move_code(context, to, at, x, first, count):
@@ -154,7 +159,7 @@ def _clear_code(context, to, at, count):
     return types.void(to, at, count), emit
 
 
-_tile: Any = intrinsic(_tile_code)
+_tile, _narrow = _tile_of(ROWS, 2), _tile_of(NARROW_ROWS, 1)
 _move: Any = intrinsic(_move_code)
 _clear: Any = intrinsic(_clear_code)
 _numbers: Any = to_fixed_tuple  # the first so many of an array
@@ -216,10 +221,9 @@ def _source(job: int, x: Array, copies: Array, copy: int, table: Array) -> tuple
 def _pack(w: Array, panels: Array, table: Array, taps: Array, sizes: Array) -> None:
     """w [T, ...] as panels [phase][group][block][tap and input, lane], zeros in the lanes past the outputs.
 
-    sizes: groups, inputs, outputs; and how far apart in w are taps, groups, inputs, outputs.
+    sizes: groups, inputs, outputs; how far apart in w are taps, groups, inputs, outputs; and lanes.
     """
-    groups, inputs, outputs, each, base, si, so = _numbers(sizes, 7)
-    lanes = BLOCK_BYTES // w.itemsize
+    groups, inputs, outputs, each, base, si, so, lanes = _numbers(sizes, 8)
     blocks = (outputs + lanes - 1) // lanes
     to = first = 0
     for f in range(table[1], table[2], 5):
@@ -263,15 +267,16 @@ def _convolve(
     """Every pixel of a worker's jobs. bias [group][block][lane]. y: the output, or what a formula is applied to.
 
     numbers: groups, inputs, outputs, jobs, elements of a worker's copy, whether depthwise, elements of y that are a
-    worker's own (0: y is whole), and `_apply`'s.
+    worker's own (0: y is whole), `_apply`'s from 7 on, and last the lanes.
     """
     groups, inputs, outputs, jobs, apart, depthwise, own, formula = _numbers(numbers, 8)
-    band, bands = table[table[0] + 13], table[table[0] + 14]
-    lanes = BLOCK_BYTES // x.itemsize
+    band, bands, lanes = table[table[0] + 13], table[table[0] + 14], numbers[-1]
+    narrow = lanes < BLOCK_BYTES // x.itemsize
+    size = NARROW_ROWS if narrow else ROWS
     blocks = (outputs + lanes - 1) // lanes
     spill = worker * apart  # sums of blocks that are not full, then the copy
     for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
-        direct, base, some, at = _source(job, x, copies, spill + ROWS * lanes, table)
+        direct, base, some, at = _source(job, x, copies, spill + size * lanes, table)
         array = x if direct else copies
         start = worker * own if own else at
         for f in range(table[1], table[2], 5):
@@ -286,11 +291,14 @@ def _convolve(
                 width = min(lanes, outputs - b * lanes)
                 whole = width == lanes
                 out, to = (y, o) if whole else (copies, spill)
-                for r in range(0, last + 1, ROWS):
-                    ro, end = (target + r, target + last) if whole else (table[5], table[5] + ROWS)
-                    _tile(array, s, source + r, source + last, steps, count, depthwise != 0, panels, p, bias, q * lanes, True, out, to, ro, end, table)  # fmt: skip # noqa: E501
+                for r in range(0, last + 1, size):
+                    ro, end = (target + r, target + last) if whole else (table[5], table[5] + size)
+                    if narrow:
+                        _narrow(array, s, source + r, source + last, steps, count, False, panels, p, bias, q * lanes, True, out, to, ro, end, table)  # fmt: skip # noqa: E501
+                    else:
+                        _tile(array, s, source + r, source + last, steps, count, depthwise != 0, panels, p, bias, q * lanes, True, out, to, ro, end, table)  # fmt: skip # noqa: E501
                     if not whole:
-                        for m in range(min(ROWS, last + 1 - r)):
+                        for m in range(min(size, last + 1 - r)):
                             _move(y, o + table[target + r + m], copies, spill + m * lanes, width)
         if formula:
             image, row = table[table[0] + 17], table[table[0] + 18]
@@ -367,6 +375,8 @@ def _run(
         sizes, strides, gap = (groups, wide // groups, inner), (wide // groups, 1, wide), channels
     else:
         sizes, strides, gap = (groups, inner, wide // groups), (wide // groups, wide, 1), channels
+    if sizes[2] <= lanes // 2 and not depthwise:
+        lanes //= 2
     p = plan(
         x.shape[0], x.shape[1:-1], channels, sizes[1], total, tuple(offsets), tuple(stride), tuple(shape), gap, lanes,
         transposed,
@@ -377,10 +387,10 @@ def _run(
     if bias is not None:
         biases[:, : sizes[2]] = bias.reshape(sizes[0], sizes[2])
     panels = _scratch("panels", len(p.steps) * sizes[0] * padded, x.dtype)
-    _pack(w.reshape(-1), panels, p.table, p.taps, np.array([*sizes, inner * wide, *strides], np.int64))
+    _pack(w.reshape(-1), panels, p.table, p.taps, np.array([*sizes, inner * wide, *strides, lanes], np.int64))
     products = x.shape[0] * len(p.source) * len(p.steps) * total
     workers = numba.get_num_threads() if p.jobs > 1 and products > SMALL else 1
-    apart = p.scratch + ROWS * lanes
+    apart = p.scratch + (NARROW_ROWS if lanes < BLOCK_BYTES // x.itemsize else ROWS) * lanes
     copies = _scratch("copies", workers * apart, x.dtype)
     own, calls = 0, [0]
     if activation is not None:
@@ -390,7 +400,7 @@ def _run(
         options = np.array([*activation.options.values()], np.float64)
         given = [options.ctypes.data, before.ctypes.data, y.ctypes.data]
         calls = [address(activation.program, x.dtype), *given, *[0] * 8 * workers]
-    numbers = np.array([*sizes, p.jobs, apart, depthwise, own, *calls], np.int64)
+    numbers = np.array([*sizes, p.jobs, apart, depthwise, own, *calls, lanes], np.int64)
     run(_convolve, (x.reshape(-1), panels, biases.reshape(-1), before.reshape(-1), copies, p.table, numbers), workers)
     return (y, before) if keep else y
 
@@ -410,8 +420,12 @@ def input_gradient(
 
 
 def weight_gradient(x: Array, g: Array, offsets: Offsets, stride: Sequence[int], groups: int) -> Array:
-    x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
     channels, outputs, lanes = x.shape[-1], g.shape[-1], BLOCK_BYTES // x.itemsize
+    if groups == 1 and set(stride) == {1} and -outputs % lanes * channels > -channels % lanes * outputs:
+        # Outputs would leave more lanes idle than inputs do. Each pair of pixels is the same seen from the other one.
+        back = [[-step for step in offset] for offset in offsets]
+        return np.ascontiguousarray(np.swapaxes(weight_gradient(g, x, tuple(map(tuple, back)), stride, 1), 1, 2))
+    x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
     depthwise = groups > 1 and groups == channels == outputs
     sizes = (1, 1, outputs) if depthwise else (groups, channels // groups, outputs // groups)
     p = plan(

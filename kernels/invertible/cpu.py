@@ -1,4 +1,7 @@
-"""reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one product."""
+"""reference.py on the CPU. (scale x + shift) W is x W' + b' for W' = diag(scale) W and b' = shift W: one convolution.
+
+Its kernel adds b' in the same pass. The gradients are plain products.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from micrognm.kernels.columns import column_sums
+from micrognm.kernels.conv import cpu as conv
 from micrognm.kernels.invertible import reference
 from micrognm.kernels.jit import FAST, SERIAL
 from micrognm.kernels.maths import exp, log_sigmoid, sigmoid
@@ -17,25 +21,23 @@ from numba import njit
 from micrognm import backend
 
 Array = Any
+POINT = ((0,),), (1,)  # the taps and the stride of a 1x1 convolution of a series
 PART = 1 << 13  # elements of one sample whose logarithms are added in float32; parts are added in float64
 SUMS: dict[str, Any] = {**SERIAL, "fastmath": FAST}
 
 
 def forward(x: Array, weight: Array, scale: Array, shift: Array) -> Array:
-    return matmul(_rows(x), scale[:, None] * weight, shift @ weight).reshape(x.shape)
+    series = np.ascontiguousarray(x).reshape(len(x) if x.ndim > 2 else 1, -1 if x.size else 0, x.shape[-1])
+    weight, shift = (scale[:, None] * weight)[None], shift @ weight
+    return conv.forward(series, weight, shift, *POINT, series.shape[1:2], 1).reshape(x.shape)
 
 
 def backward(g: Array, x: Array, weight: Array, scale: Array, shift: Array) -> tuple[Array, Array, Array, Array]:
-    gs, rows = _rows(g), _rows(x)
+    gs, rows = (np.ascontiguousarray(z).reshape(-1 if z.size else 0, z.shape[-1]) for z in (g, x))
     dfolded, dbias = matmul(rows.T, gs), column_sums(gs)
     dweight = scale[:, None] * dfolded + np.outer(shift, dbias)
     dx = matmul(gs, (scale[:, None] * weight).T)
     return dx.reshape(x.shape), dweight, np.sum(weight * dfolded, axis=1), weight @ dbias
-
-
-def _rows(x: Array) -> Array:
-    """x [..., C] as [pixels, C], contiguous."""
-    return np.ascontiguousarray(x).reshape(-1 if x.size else 0, x.shape[-1])
 
 
 def determinant(weight: Array) -> tuple[Array, Array]:
