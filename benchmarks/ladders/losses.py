@@ -44,22 +44,27 @@ def main(settings: Settings) -> None:
         def run() -> Any:
             own = np.ascontiguousarray(memory[:, : size * lanes])
             cpu._mixture(params, x, value, own, levels, mixtures, lanes, 0, 1)
-            cpu._mixture_slopes(g, params, x, slope, own, levels, mixtures, lanes, 0, 1)
-            return value, slope
+            cpu._mixture_slopes(params, x, value, slope, own, levels, mixtures, lanes, 0, 1)
+            return value, g[:, None] * slope
 
         return run
 
-    def both(module: Any) -> Callable[[], Any]:
-        return lambda: (
-            module.logistic_mixture(x, params, levels, mixtures),
-            module.logistic_mixture_grad(g, x, params, levels, mixtures),
-        )
+    def at_once(module: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            value, slope = module.logistic_mixture_slopes(x, params, levels, mixtures)
+            return value, g[:, None] * slope
+
+        return run
+
+    def in_turn() -> Any:
+        return cpu.logistic_mixture(x, params, levels, mixtures), at_once(cpu)()[1]
 
     versions = {
-        "NumPy (reference.py)": both(reference),
+        "NumPy (reference.py)": at_once(reference),
         "Numba, vectors along the mixtures of a pixel": serial(1),
         f"Numba, vectors along {cpu.LANES} pixels laid on their side": serial(cpu.LANES),
-        "the same in threads (cpu.py)": both(cpu),
+        "the same in threads": in_turn,
+        "value and gradient at once (cpu.py)": at_once(cpu),
     }
     climb(f"logistic mixture, {pixels} RGB pixels, {mixtures} mixtures", versions, params.size, settings.repeats)
 

@@ -22,7 +22,7 @@ from micrognm.kernels.formula.program import Array, Layout, Program, Shape, layo
 from numba.core.errors import NumbaError
 
 FOLDER = "MICROGNM_FORMULAS"  # the environment variable that says where generated code is kept
-SERIAL_BELOW = 50_000  # elements: for fewer, to start the other threads takes longer than they save
+SERIAL_BELOW = 100_000  # elements: for fewer, to start the other threads takes longer than they save
 SHORT = 8  # numbers: rows below are not worth a loop of their own
 PART = 8192  # elements in a part of the work: parts do not depend on the number of threads, nor do sums, then
 MOST_PARTS = 256  # where each leaves a row of partial sums

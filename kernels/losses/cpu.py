@@ -232,8 +232,8 @@ def _mixture(
     part = turned.reshape(-1, long)
     level = own[width * lanes :][: channels * long].reshape(channels, long)
     weighed = own[width * lanes + channels * long :][:long]
-    four = own[-4 * lanes :].reshape(4, lanes)
-    top, prior, total = four[0], four[1], four[2]
+    three = own[-3 * lanes :].reshape(3, lanes)
+    top, prior, total = three[0], three[1], three[2]
     for first in range(start, stop, lanes):
         _lie(params, first, stop, turned)
         _spread(x, levels, first, stop, level, lanes)
@@ -254,8 +254,8 @@ def _mixture(
 
 
 def _memory(x: Array, params: Array, mixtures: int, parts: int) -> Array:
-    """For a block: parameters on their side, levels and weighed logits of each mixture, four numbers a pixel."""
-    return np.empty((parts, (params.shape[1] + (x.shape[1] + 1) * mixtures + 4) * LANES), params.dtype)
+    """For a block: parameters on their side, levels and weighed logits of each mixture, three numbers a pixel."""
+    return np.empty((parts, (params.shape[1] + (x.shape[1] + 1) * mixtures + 3) * LANES), params.dtype)
 
 
 def logistic_mixture(x: Array, params: Array, levels: int, mixtures: int) -> Array:
@@ -267,7 +267,7 @@ def logistic_mixture(x: Array, params: Array, levels: int, mixtures: int) -> Arr
 
 @njit(**SERIAL)
 def _mixture_slopes(
-    g: Array, params: Array, x: Array, out: Array, memory: Array, levels: int, mixtures: int, lanes: int,
+    params: Array, x: Array, value: Array, out: Array, memory: Array, levels: int, mixtures: int, lanes: int,
     worker: int, workers: int,
 ) -> None:  # fmt: skip
     """As _mixture; each part of the block becomes its own derivative, in place."""
@@ -281,8 +281,8 @@ def _mixture_slopes(
     part = turned.reshape(-1, long)
     level = own[width * lanes :][: channels * long].reshape(channels, long)
     weighed = own[width * lanes + channels * long :][:long]
-    four = own[-4 * lanes :].reshape(4, lanes)
-    top, prior, total, slope = four[0], four[1], four[2], four[3]
+    three = own[-3 * lanes :].reshape(3, lanes)
+    top, prior, total = three[0], three[1], three[2]
     for first in range(start, stop, lanes):
         _lie(params, first, stop, turned)
         _spread(x, levels, first, stop, level, lanes)
@@ -301,25 +301,24 @@ def _mixture_slopes(
                 mass, mean[i], log_scale[i] = _bin(T, here[i], mean[i], log_scale[i], half, log_width)
                 weighed[i] += mass
         _weigh(weighed, top, total)
-        for i in range(lanes):
-            slope[i] = g[min(first + i, stop - 1)]
         for m in range(0, long, lanes):
             a, b = weighed[m : m + lanes], logits[m : m + lanes]
             for i in range(lanes):
-                a[i] = slope[i] * exp(a[i] - total[i])
-                b[i] = a[i] - slope[i] * exp(b[i] - prior[i])
+                a[i] = exp(a[i] - total[i])
+                b[i] = a[i] - exp(b[i] - prior[i])
         for row in range(1, 1 + 2 * channels):
             part[row] *= weighed
         for c in range(1, channels):
             for j in range(c):
                 part[2 * channels + c + j] *= part[1 + c]
         for i in range(min(lanes, stop - first)):
+            value[first + i] = total[i] - prior[i]
             for k in range(params.shape[1]):
                 out[first + i, k] = turned[k, i]
 
 
-def logistic_mixture_grad(g: Array, x: Array, params: Array, levels: int, mixtures: int) -> Array:
-    g, x, params = np.ascontiguousarray(g), np.ascontiguousarray(x, np.int32), np.ascontiguousarray(params)
-    out = np.empty_like(params)
-    run(_mixture_slopes, (g, params, x, out, _memory(x, params, mixtures, PARTS), levels, mixtures, LANES), PARTS)
-    return out
+def logistic_mixture_slopes(x: Array, params: Array, levels: int, mixtures: int) -> tuple[Array, Array]:
+    x, params = np.ascontiguousarray(x, np.int32), np.ascontiguousarray(params)
+    value, out = np.empty(len(params), params.dtype), np.empty_like(params)
+    run(_mixture_slopes, (params, x, value, out, _memory(x, params, mixtures, PARTS), levels, mixtures, LANES), PARTS)
+    return value, out

@@ -131,9 +131,9 @@ extern "C" __global__ void logistic_mixture(const int* __restrict__ x, const flo
   if (inside && threadIdx.x % 32 == 0) out[pixel] = whole - prior;
 }
 
-extern "C" __global__ void logistic_mixture_grad(const float* __restrict__ g, const int* __restrict__ x,
-                                                 const float* __restrict__ params, float* __restrict__ out, int pixels,
-                                                 int channels, int width, int levels, int mixtures) {
+extern "C" __global__ void logistic_mixture_slopes(const int* __restrict__ x, const float* __restrict__ params,
+                                                   float* __restrict__ value, float* __restrict__ out, int pixels,
+                                                   int channels, int width, int levels, int mixtures) {
   const int pixel = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   const bool inside = pixel < pixels;
   const long long at = inside ? pixel : 0;
@@ -143,10 +143,11 @@ extern "C" __global__ void logistic_mixture_grad(const float* __restrict__ g, co
   float* q = out + at * width;
   float prior, whole;
   normalise(here, p, count, levels, mixtures, channels, &prior, &whole);
+  if (inside && threadIdx.x % 32 == 0) value[pixel] = whole - prior;
   for (int m = threadIdx.x % 32; m < count; m += 32) {
     Bin bins[3];
-    const float share = g[pixel] * expf(weigh(here, p, m, levels, mixtures, channels, bins) - whole);
-    q[m] = share - g[pixel] * expf(p[m] - prior);
+    const float share = expf(weigh(here, p, m, levels, mixtures, channels, bins) - whole);
+    q[m] = share - expf(p[m] - prior);
     for (int c = 0; c < channels; c++) {
       q[(1 + c) * mixtures + m] = share * bins[c].slope;
       q[(1 + channels + c) * mixtures + m] = share * bins[c].by_scale;

@@ -42,10 +42,10 @@ def logistic_mixture(x: Array, params: Array, levels: int, mixtures: int) -> Arr
     return out
 
 
-def logistic_mixture_grad(g: Array, x: Array, params: Array, levels: int, mixtures: int) -> Array:
-    g, params = module.float32(g, params)
+def logistic_mixture_slopes(x: Array, params: Array, levels: int, mixtures: int) -> tuple[Array, Array]:
+    (params,) = module.float32(params)
     x, (pixels, channels) = backend.contiguous(x.astype(np.int32)), x.shape
-    out, grid = np.empty_like(params), cuda.ceil_div(pixels, ROWS)
+    value, out, grid = np.empty_like(params, shape=pixels), np.empty_like(params), cuda.ceil_div(pixels, ROWS)
     numbers = (pixels, channels, params.shape[1], levels, mixtures)
-    module.launch("logistic_mixture_grad", grid, 32 * ROWS, g, x, params, out, *numbers)
-    return out
+    module.launch("logistic_mixture_slopes", grid, 32 * ROWS, x, params, value, out, *numbers)
+    return value, out

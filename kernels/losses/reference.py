@@ -50,13 +50,14 @@ def logistic_mixture(x: Array, params: Array, levels: int, mixtures: int) -> Arr
     return _logsumexp(weighed)[:, 0]
 
 
-def logistic_mixture_grad(g: Array, x: Array, params: Array, levels: int, mixtures: int) -> Array:
-    """The gradient with respect to params, of their shape."""
+def logistic_mixture_slopes(x: Array, params: Array, levels: int, mixtures: int) -> tuple[Array, Array]:
+    """logistic_mixture, and the gradient of each pixel's log-probability with respect to its params, of their shape."""
     part = _parts(params, mixtures)
     weights = _log_softmax(part(0))
     channels = list(_channels(x, part, levels))
     weighed = weights + sum(mass for *_, mass in channels)
-    share = g[:, None] * np.exp(weighed - _logsumexp(weighed))  # of each mixture in the pixel's probability
+    total = _logsumexp(weighed)
+    share = np.exp(weighed - total)  # of each mixture in the pixel's probability
     means, scales, coefficients = [], [], []
     for a, b, w, inverse, low, high, free, before, _ in channels:
         up, down = low * _sigmoid(-a), high * _sigmoid(b)
@@ -65,7 +66,7 @@ def logistic_mixture_grad(g: Array, x: Array, params: Array, levels: int, mixtur
         means.append(share * slope)
         scales.append(share * (b * down - a * up - narrow) * free)
         coefficients += [share * slope * level * (1 - t * t) for level, t in before]
-    return np.concatenate([share - g[:, None] * np.exp(weights), *means, *scales, *coefficients], axis=1)
+    return total[:, 0], np.concatenate([share - np.exp(weights), *means, *scales, *coefficients], axis=1)
 
 
 def _parts(params: Array, mixtures: int) -> Any:

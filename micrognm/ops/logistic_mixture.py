@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from micrognm import backend
-from micrognm.engine import Tensor
+from micrognm.engine import Tensor, state
 from micrognm.operation import op
 from micrognm.ops.activation import softplus, tanh
 from micrognm.ops.arithmetic import clip, exp, expm1, log
@@ -17,8 +17,7 @@ FLOOR = -7.0  # of log-scales
 NARROW = 1e-30  # a bin, in units of the scale, below which the density serves as well
 
 
-@op
-def logistic_mixture_log_prob(x, params, *, levels, mixtures):
+def logistic_mixture_log_prob(x: Any, params: Any, *, levels: int, mixtures: int) -> Tensor:
     """x [N, H, W] or [N, H, W, 1] with params [N, H, W, M (1 + 2)], or x [N, H, W, 3] with [N, H, W, M (1 + 9)].
 
     Integers x of 0..levels-1 -> the log-probability of each pixel [N, H, W], in nats. Level k stands for
@@ -32,9 +31,26 @@ def logistic_mixture_log_prob(x, params, *, levels, mixtures):
     Leading axes may be any. Any number of levels from 2. Raises TypeError where x holds no integers, ValueError where
     it is out of range or shapes do not fit.
     """
-    x, rows = _pixels(x, params, levels, mixtures)
-    out = backend.kernel("losses", params).logistic_mixture(x, rows, levels, mixtures)
-    return out.reshape(params.shape[:-1])
+    recorded = state.recording and isinstance(params, Tensor) and params.requires_grad
+    return (_with_slopes if recorded else _alone)(x, params, levels=levels, mixtures=mixtures)
+
+
+def _alone(x, params, *, levels, mixtures):
+    """x [N, H, W], or [N, H, W, 3] where params are of RGB, params [N, H, W, ...] -> [N, H, W]"""
+    pixels, rows = _pixels(x, params, levels, mixtures)
+    return backend.kernel("losses", params).logistic_mixture(pixels, rows, levels, mixtures).reshape(params.shape[:-1])
+
+
+def _with_slopes(x, params, *, levels, mixtures):
+    """x [N, H, W], or [N, H, W, 3] where params are of RGB, params [N, H, W, ...] -> [N, H, W]"""
+    pixels, rows = _pixels(x, params, levels, mixtures)
+    out, slopes = backend.kernel("losses", params).logistic_mixture_slopes(pixels, rows, levels, mixtures)
+    return out.reshape(params.shape[:-1]), slopes.reshape(params.shape)
+
+
+# The slopes take most of what the value takes: where a gradient may be asked for, both are computed at once.
+_alone.__name__ = _with_slopes.__name__ = logistic_mixture_log_prob.__name__
+_alone, _with_slopes = op(_alone), op(keeps=("slopes",))(_with_slopes)
 
 
 def _pixels(x, params, levels, mixtures):
@@ -60,10 +76,8 @@ def _pixels(x, params, levels, mixtures):
     return x.reshape(-1, channels), params.reshape(-1, params.shape[-1])
 
 
-def _rule(g, needs, x, params, levels, mixtures):
-    x, rows = _pixels(x, params, levels, mixtures)
-    kernel = backend.kernel("losses", params)
-    return None, kernel.logistic_mixture_grad(g.reshape(-1), x, rows, levels, mixtures).reshape(params.shape)
+def _rule(g, needs, slopes):
+    return None, g[..., None] * slopes
 
 
 def _composed(x: Any, params: Tensor, levels: int, mixtures: int) -> Tensor:
@@ -92,4 +106,4 @@ def _composed(x: Any, params: Tensor, levels: int, mixtures: int) -> Tensor:
     return logsumexp(weighed, axis=-1)
 
 
-logistic_mixture_log_prob.vjp_at_once(_rule, _composed)
+_with_slopes.vjp_at_once(_rule, _composed)
