@@ -35,8 +35,8 @@ PICTURE_SECONDS = 20.0  # from one set of pictures to the next,
 LINE_SECONDS = 5.0  # and from one line to the next where stderr is no terminal
 SHARE = 0.05  # of the time, at most, goes into checkpoints, and the same into pictures
 
-# What a resumed run may change: where it runs and how long, not what it computes.
-FREE = {"root", "device", "epochs", "out", "resume", "tensorboard"}
+# What a resumed run may change: where it runs and how long, and how closely its end is measured; not what it trains.
+FREE = {"root", "device", "epochs", "out", "resume", "tensorboard", "draws", "samples"}
 FILES = ("settings.json", "log.jsonl", "best.safetensors", "curves.png", "samples.png", "result.json")
 
 

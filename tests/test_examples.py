@@ -80,6 +80,13 @@ def test_the_ablation_of_glow_is_six_runs_and_a_picture(tmp_path):
     assert (tmp_path / "run" / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_finished_run_is_measured_more_closely_without_training_again(tmp_path):
+    first = run(VAE, tmp_path, "--quick", "--samples", "10")
+    again = run(VAE, tmp_path, "--quick", "--samples", "100", "--resume")
+    assert (first["samples"], again["samples"]) == (10, 100)
+    assert again["elbo"] == pytest.approx(first["elbo"], rel=0.02) and again["value"] < first["value"]
+
+
 def test_the_sweep_of_vae_is_two_runs_a_size_and_a_picture(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / VAE, "--quick", "--sweep", "2", "3"], cwd=tmp_path, capture_output=True, text=True
