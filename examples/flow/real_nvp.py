@@ -35,7 +35,7 @@ class Settings(flows.Settings):
     """features of the residual networks at the first scale"""
     blocks: int = 1
     """residual blocks of each network"""
-    rho: float = 0.9
+    rho: float = 0.5
     """how much of batch norm's running averages stays in a step"""
     penalty: float = 5e-5
     """of the squared gains of weight norm, in the loss (in nats a dimension)"""
