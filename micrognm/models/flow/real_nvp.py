@@ -185,8 +185,8 @@ class RealNVP(Flow):
     scales: all but the last have three checkerboard couplings, a squeeze and three channel couplings, and give up half;
     the last has four checkerboard couplings. width: features of the residual networks at the first scale, doubled from
     scale to scale; blocks: of each network. rho: how much of a running average stays in a training step. The gradient
-    takes what stays for a constant, so the nearer rho is to 1, the less it knows of what normalisation does: the script's
-    digits come to 2.02 bits a dimension with 0.5, and to 2.11 with 0.9.
+    takes what stays for a constant, so the nearer rho is to 1, the less it knows of what normalisation does: digits
+    come to 2.02 bits a dimension with 0.5, and to 2.11 with 0.9.
     """
 
     def __init__(
