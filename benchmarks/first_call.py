@@ -61,6 +61,8 @@ def seconds(script: str, folder: str) -> list[float]:
 
 def timed(script: str, out: str) -> None:
     """Run the script's main three times, first with the reference kernels; print the seconds of the other two."""
+    import numba.typed  # noqa: F401  # what Numba itself would import later, at its first call
+
     from micrognm import backend, loop
 
     sys.path.insert(0, str((EXAMPLES / script).parent))

@@ -71,7 +71,8 @@ def finish(task: density.Task, model: Flow, rng: np.random.Generator, draws: int
     """Draw the pictures, and measure how much tighter the bound gets with several noises for each image.
 
     value_16: the bound log of the mean of p over 16 noises (draws), in the protocol's units. inverse_error: how far,
-    in levels, decoding leads from the test images that were encoded.
+    in levels, decoding leads from the test images that were encoded. dimensions and padded_dimensions, where images are
+    padded: bits are per dimension of the image; Glow's authors divide by those of the padded one, which is less.
     """
     test, protocol = task.source.test, task.protocol
     left = test.labels[: 2 * PAIRS : 2]  # both ends of a row are told the left one's class
@@ -89,6 +90,8 @@ def finish(task: density.Task, model: Flow, rng: np.random.Generator, draws: int
     draw(model, concat(*rows, axis=0), task, "temperatures", STEPS)
 
     found = {"inverse_error": inverse_error}
+    if model.D != protocol.dimensions:
+        found |= {"dimensions": protocol.dimensions, "padded_dimensions": model.D}
     if draws > 1:
         found[f"value_{draws}"] = protocol.report(tighter(task, model, rng, draws))
     return found
