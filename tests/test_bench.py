@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from micrognm import bench, warmup
 from micrognm.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_every_kernel_can_be_timed_and_warmed():
@@ -37,3 +41,18 @@ def test_the_peer_is_imported_without_our_setting_of_its_threads(monkeypatch):
     monkeypatch.setattr(bench.importlib, "import_module", imported)
     bench.torch()
     assert seen == [("torch", None)] and os.environ["GOMP_SPINCOUNT"] == "1000"
+
+
+def test_the_pages_show_what_the_kept_run_measured(tmp_path, monkeypatch):
+    """benchmarks/tables.py would write into the pages what they hold."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    pages = {page.relative_to(ROOT): page.read_text() for page in [ROOT / "README.md", *ROOT.glob("kernels/*/README.md")]}
+    for page, text in pages.items():
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / page).write_text(text)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    (report,) = (ROOT / "benchmarks" / "results").glob("cpu-*.json")
+    tables.main(report)
+    assert {page: (tmp_path / page).read_text() for page in pages} == pages

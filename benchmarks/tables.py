@@ -1,0 +1,97 @@
+"""Write what `python -m micrognm bench --json FILE` measured into the kernels' pages and the README.
+
+    python -m micrognm bench --json benchmarks/results/cpu-amd-epyc-2-cores.json
+    python benchmarks/tables.py benchmarks/results/cpu-amd-epyc-2-cores.json
+
+A table stands between the lines `<!-- bench -->` and `<!-- end -->`; what is around it is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from micrognm import storage
+
+ROOT = Path(__file__).resolve().parent.parent
+Row = dict[str, Any]
+# The README's lines: what they say, the kernel, and which of its shapes.
+GROUPS = (
+    ("conv, masked 3x3, 5x5, 7x7", "conv", r"mask [AB]"),
+    ("conv, dense and transposed", "conv", r"dense|transposed|bias"),
+    ("conv, 1 or 3 channels, depthwise, dilated causal", "conv", r"1 channel|3 channels|depthwise|dilated"),
+    ("attention", "attention", ""),
+    ("formulas of two or more functions, 4M elements", "formula", r".*\[4096"),
+    ("the same, 64k elements", "formula", r".*\[64,"),
+    ("invertible 1x1 with actnorm and log-determinant", "invertible", "step"),
+    ("affine coupling with log-determinant", "invertible", "coupling"),
+    ("batch norm with activation", "normalise", r"batch.* (relu|leaky_relu|swish)$"),
+    ("layer, instance and group norm, and batch norm alone", "normalise", r"layer|instance|group|.* none$"),
+    ("Row LSTM", "recurrent", "Row"),
+    ("Diagonal BiLSTM", "recurrent", "Diagonal"),
+    ("logistic mixture", "losses", "logistic"),
+    ("cross-entropy", "losses", "cross"),
+    ("nearest codebook entry", "nearest", ""),
+    ("rows added into slots", "scatter_add", ""),
+    ("optimisers with moving average", "arena", ""),
+    ("dropout, uniform and normal numbers", "rng", ""),
+)
+
+
+def main(report: Path, /) -> None:
+    found = json.loads(report.read_text())
+    rows = found["rows"]
+    about = (
+        f"`python -m micrognm bench`, forward and backward, in the run that [`{report.name}`]({{}}) keeps:\n"
+        f"{found['cores']} cores, {found['versions']}; "
+        f"a product of matrices ran at {found['flops'] / 1e9:.0f} GFLOP/s, a copy at {found['bytes'] / 1e9:.0f} GB/s."
+    )
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        page = ROOT / "kernels" / kernel / "README.md"
+        fill(page, about.format(f"../../benchmarks/results/{report.name}"), page_table(kernel, rows))
+    fill(ROOT / "README.md", about.format(f"benchmarks/results/{report.name}"), summary(rows))
+
+
+def page_table(kernel: str, rows: list[Row]) -> list[str]:
+    """A line for each shape."""
+    lines = ["| shape | micrognm | PyTorch | ratio | of the machine's limit |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        if row["kernel"] == kernel:
+            ours, theirs = (f"{row[side]:.3g} ms" for side in ("micrognm_ms", "peer_ms"))
+            lines.append(
+                f"| {row['shape']} | {ours} | {theirs} | {row['ratio']:.2f} | {100 * row['share_of_peak']:.0f} % |"
+            )
+    return lines
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """A line for each of GROUPS. Every row is in one of them."""
+    lines = ["| kernel | shapes | ratio to PyTorch |", "| --- | --- | --- |"]
+    left = list(rows)
+    for name, kernel, shape in GROUPS:
+        mine = [row for row in left if row["kernel"] == kernel and re.match(shape, row["shape"])]
+        left = [row for row in left if row not in mine]
+        ratios = [row["ratio"] for row in mine]
+        span = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else f"{ratios[0]:.2f}"
+        lines.append(f"| {name} | {len(ratios)} | {span} |")
+    if left:
+        raise SystemExit(f"in no group of benchmarks/tables.py: {[row['shape'] for row in left]}")
+    return lines
+
+
+def fill(page: Path, about: str, table: list[str]) -> None:
+    text = page.read_text()
+    if text.count("<!-- bench -->\n") != 1 or "<!-- end -->" not in text:
+        raise SystemExit(f"{page}: expected one pair of the lines <!-- bench --> and <!-- end -->")
+    before, rest = text.split("<!-- bench -->\n")
+    _, after = rest.split("<!-- end -->", 1)
+    body = "\n".join([about, "", *table])
+    storage.write(page, f"{before}<!-- bench -->\n{body}\n<!-- end -->{after}".encode())
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
