@@ -48,7 +48,8 @@ def test_the_pages_show_what_the_kept_run_measured(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    pages = {page.relative_to(ROOT): page.read_text() for page in [ROOT / "README.md", *ROOT.glob("kernels/*/README.md")]}
+    found = [ROOT / "README.md", *ROOT.glob("kernels/*/README.md")]
+    pages = {page.relative_to(ROOT): page.read_text() for page in found}
     for page, text in pages.items():
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / page).write_text(text)
