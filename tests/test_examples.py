@@ -56,6 +56,8 @@ def run(example: str, out: Path, *flags: str) -> dict:
         (GLOW, ("--mixing", "plu", "--reversible")),
         (VAE, ("--levels", "all")),
         (VAE, ("--n-z", "2", "--objective", "sgvb_a")),
+        (VAE, ("--n-z", "2", "--objective", "mcem")),
+        (VAE, ("--objective", "full_vb")),
         (IWAE, ("--layers", "2", "--objective", "dreg", "--k", "5")),
         (VQ_VAE, ("--mixtures", "1")),
         (VQ_VAE, ("--decay", "0")),

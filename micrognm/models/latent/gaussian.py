@@ -36,16 +36,17 @@ class Gaussian(Module):
     """A normal variable [..., n_out] given x [..., n_in]: tanh layers, then its mean and the log of its deviation.
 
     Where log_std comes from is as in the papers, a linear layer (of the log-variance there: a factor of 2).
-    squash: the mean passes a sigmoid, for pixels in [0, 1].
+    squash: the mean passes a sigmoid, for pixels in [0, 1]. linear: what its layers are made by.
     """
 
     def __init__(
-        self, n_in: int, hidden: Sequence[int], n_out: int, rng: Generator, init: Initialiser, squash: bool = False
-    ) -> None:
-        self.hidden = layers(n_in, hidden, rng, init)
+        self, n_in: int, hidden: Sequence[int], n_out: int, rng: Generator, init: Initialiser, squash: bool = False,
+        linear: type[Linear] = Linear,
+    ) -> None:  # fmt: skip
+        self.hidden = layers(n_in, hidden, rng, init, linear)
         last = [n_in, *hidden][-1]
-        self.mean = Linear(last, n_out, rng, init=init)
-        self.log_std = Linear(last, n_out, rng, init=init)
+        self.mean = linear(last, n_out, rng, init=init)
+        self.log_std = linear(last, n_out, rng, init=init)
         self.squash, self.n_out = squash, n_out
 
     def forward(self, x: Tensor) -> Normal:
@@ -59,11 +60,14 @@ class Gaussian(Module):
 
 
 class Pixels(Module):
-    """Bernoulli pixels [..., n_out] given z [..., n_in]: tanh layers, then logits."""
+    """Bernoulli pixels [..., n_out] given z [..., n_in]: tanh layers, then logits. linear: what makes the layers."""
 
-    def __init__(self, n_in: int, hidden: Sequence[int], n_out: int, rng: Generator, init: Initialiser) -> None:
-        self.hidden = layers(n_in, hidden, rng, init)
-        self.logits = Linear([n_in, *hidden][-1], n_out, rng, init=init)
+    def __init__(
+        self, n_in: int, hidden: Sequence[int], n_out: int, rng: Generator, init: Initialiser,
+        linear: type[Linear] = Linear,
+    ) -> None:  # fmt: skip
+        self.hidden = layers(n_in, hidden, rng, init, linear)
+        self.logits = linear([n_in, *hidden][-1], n_out, rng, init=init)
 
     def forward(self, z: Tensor) -> Bernoulli:
         return Bernoulli(self.logits(self.hidden(z)))
@@ -76,9 +80,11 @@ class Pixels(Module):
         return log_bernoulli(rows, self(z).logits)
 
 
-def layers(n_in: int, hidden: Sequence[int], rng: Generator, init: Initialiser) -> Sequential:
+def layers(
+    n_in: int, hidden: Sequence[int], rng: Generator, init: Initialiser, linear: type[Linear] = Linear
+) -> Sequential:
     """Linear layers of these widths, a tanh after each."""
-    steps = [(Linear(a, b, rng, init=init), tanh) for a, b in pairwise([n_in, *hidden])]
+    steps = [(linear(a, b, rng, init=init), tanh) for a, b in pairwise([n_in, *hidden])]
     return Sequential(*(step for pair in steps for step in pair))
 
 

@@ -7,10 +7,12 @@ reparametrisation. Both estimators are here, with L draws an image:
     A (equation 6)  1/L sum_l log p(x, z_l) - log q(z_l | x)
     B (equation 7)  1/L sum_l log p(x | z_l) - KL(q(z | x) || p(z)), the second term in closed form (appendix B)
 
-Where what is: the decoders, Bernoulli and Gaussian with means in [0, 1] (appendix C); the manifold of figure 4; the
-wake-sleep algorithm (Hinton et al. 1995) that figure 2 compares with. The likelihood is estimated by importance
-sampling (Burda et al. 2015) instead of appendix D's sampler, which holds for three latent dimensions at most. Networks
-give the log of the standard deviation, not of the variance. Weights start as draws of N(0, 0.01), a variance.
+Where what is: the decoders, Bernoulli and Gaussian with means in [0, 1] (appendix C); the manifold of figure 4; what
+figures 2 and 3 compare with, the wake-sleep algorithm (Hinton et al. 1995) and Monte Carlo EM (appendix E); weights
+with a distribution of their own (appendix F), in full_vb.py. The likelihood is estimated by importance sampling (Burda
+et al. 2015); appendix D's estimate, which holds for few latent dimensions, is in posterior.py. Networks give the log of
+the standard deviation, not of the variance. Weights start as draws of N(0, 0.01), a variance. Deviation: a draw for EM
+starts at the prior each time and serves one step, where the paper's serves five.
 """
 
 from __future__ import annotations
@@ -21,17 +23,20 @@ from typing import Literal
 import numpy as np
 from numpy.random import Generator
 
-from micrognm import backend
+from micrognm import backend, hmc
 from micrognm.distributions import kl
 from micrognm.engine import Tensor, no_grad
 from micrognm.models.latent.gaussian import Gaussian, LatentGaussianModel, Pixels, log_density, standard
-from micrognm.nn import init
+from micrognm.nn import Linear, init
+
+TRANSITIONS, LEAPFROGS = 3, 10  # of monte_carlo_em, and steps of each
 
 
 class VAE(LatentGaussianModel):
     """Images [N, *shape]: of 0 and 1 for a Bernoulli decoder, of values in [0, 1] for a Gaussian one.
 
-    n_z: latent dimensions. hidden: units of the encoder's tanh layers; the decoder has the same in reverse.
+    n_z: latent dimensions. hidden: units of the encoder's tanh layers; the decoder has the same in reverse. linear:
+    what makes the decoder's layers.
     """
 
     def __init__(
@@ -42,17 +47,19 @@ class VAE(LatentGaussianModel):
         rng: Generator,
         *,
         decoder: Literal["bernoulli", "gaussian"] = "bernoulli",
+        linear: type[Linear] = Linear,
     ) -> None:
         D, start = int(np.prod(shape)), init.normal(0.1)
         if n_z < 1 or D < 1:
             raise ValueError(f"VAE: expected 1 or more latent dimensions and pixels, got n_z={n_z}, shape={shape}")
         q = Gaussian(D, hidden, n_z, rng, start)
         if decoder == "bernoulli":
-            super().__init__(shape, [q], [], Pixels(n_z, hidden[::-1], D, rng, start))
+            super().__init__(shape, [q], [], Pixels(n_z, hidden[::-1], D, rng, start, linear))
         elif decoder == "gaussian":
-            super().__init__(shape, [q], [], Gaussian(n_z, hidden[::-1], D, rng, start, squash=True))
+            super().__init__(shape, [q], [], Gaussian(n_z, hidden[::-1], D, rng, start, True, linear))
         else:
             raise ValueError(f"VAE: decoder must be 'bernoulli' or 'gaussian', got {decoder!r}")
+        self.step = Tensor(np.array(0.1))  # of monte_carlo_em's transitions
 
     def sgvb_a(self, x: Tensor, rng: Generator, L: int = 1) -> Tensor:
         """Estimator A of the bound, [N] nats."""
@@ -82,6 +89,19 @@ class VAE(LatentGaussianModel):
             dreamt = Tensor(backend.normal(rng, z.shape, z.dtype))
             dream = self.decoder(dreamt).sample(rng)
         return (self.decoder.log_likelihood(rows, z) + log_density([dreamt], [self.q[0](dream)])).sum(axis=1)
+
+    def monte_carlo_em(self, x: Tensor, rng: Generator) -> Tensor:
+        """log p(x, z), [N] nats, for a draw z of the posterior (appendix E): its gradient trains the decoder alone.
+
+        The draw is what a few transitions of Hamiltonian Monte Carlo make of one of the prior, in steps whose size is
+        tuned from call to call.
+        """
+        rows = self.rows(x, 1)
+        z = backend.normal(rng, (len(x), 1, self.q[0].n_out), x.dtype)
+        for _ in range(TRANSITIONS):
+            z, chance = hmc.transition(lambda z: self.log_joint(rows, [z]), z, self.step.item(), rng, LEAPFROGS)
+            self.step[...] = hmc.tuned(self.step.item(), chance)
+        return self.log_joint(rows, [Tensor(z)]).sum(axis=1)
 
     @no_grad()
     def manifold(self, side: int) -> Tensor:
