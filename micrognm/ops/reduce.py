@@ -17,7 +17,8 @@ def _axes(axis, ndim):
     """The reduced axes, as a set of numbers from 0."""
     if axis is None:
         return set(range(ndim))
-    return {a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+    given = axis if isinstance(axis, tuple) else (axis,)
+    return {a % ndim if -ndim <= a < ndim else a for a in given}  # NumPy says what is wrong with one that does not exist
 
 
 def _kept(x, shape, axis):
