@@ -18,7 +18,7 @@ def _axes(axis, ndim):
     if axis is None:
         return set(range(ndim))
     given = axis if isinstance(axis, tuple) else (axis,)
-    return {a % ndim if -ndim <= a < ndim else a for a in given}  # NumPy says what is wrong with one that does not exist
+    return {a % ndim if -ndim <= a < ndim else a for a in given}  # NumPy says what is wrong with the others
 
 
 def _kept(x, shape, axis):
@@ -33,7 +33,7 @@ def _spread(g, shape, axis):
 
 
 def _count(shape, axis):
-    return int(np.prod([shape[i] for i in _axes(axis, len(shape))], dtype=np.int64))
+    return int(np.prod([shape[i] for i in _axes(axis, len(shape)) if 0 <= i < len(shape)], dtype=np.int64))
 
 
 @op
