@@ -45,6 +45,8 @@ GROUPS = (
 def main(report: Path, /) -> None:
     found = json.loads(report.read_text())
     rows = found["rows"]
+    if any(row["ratio"] is None for row in rows):
+        raise SystemExit(f"{report}: measured without its peer. Run the bench with PyTorch installed")
     about = (
         f"`python -m micrognm bench`, forward and backward, in the run that [`{report.name}`]({{}}) keeps:\n"
         f"{found['cores']} cores, {found['versions']}; "

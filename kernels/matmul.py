@@ -24,6 +24,8 @@ def matmul(a: Array, b: Array, bias: Array | None = None) -> Array:
 
         return blas.multiply(a, b, bias)
     out = np.matmul(a, b)
-    if bias is not None and out.size:
-        add_to_rows(out.reshape(-1, out.shape[-1]), bias)
+    if bias is not None and out.ndim == 2 and out.flags.c_contiguous:
+        add_to_rows(out, bias)
+    elif bias is not None:
+        out += bias
     return out

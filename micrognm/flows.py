@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0)
 class Settings(density.Settings):
     """density.Settings, and the flags that every flow has."""
 
+    measures: ClassVar[frozenset[str]] = frozenset({"draws"})
     pad: int = 0
     """rows and columns of zeros around each image; its bits count, its dimensions do not"""
     mirrored: bool = False

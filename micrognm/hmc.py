@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from micrognm import backend
-from micrognm.engine import Tensor, grad, no_grad, setting
+from micrognm.engine import Tensor, grad, setting
 
 Array = Any
 Density = Callable[[Tensor], Tensor]  # z [..., n] -> its log [...], but for a constant
@@ -54,5 +54,4 @@ def _slope(log_p: Density, z: Array) -> tuple[Array, Array]:
     with setting(recording=True):
         leaf = Tensor(z, requires_grad=True)
         value = log_p(leaf)
-    with no_grad():
-        return value.data, grad(value, leaf, Tensor(np.ones_like(value.data))).data
+    return value.data, grad(value, leaf, Tensor(np.ones_like(value.data))).data  # chains do not know of each other

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -35,14 +35,18 @@ PICTURE_SECONDS = 20.0  # from one set of pictures to the next,
 LINE_SECONDS = 5.0  # and from one line to the next where stderr is no terminal
 SHARE = 0.05  # of the time, at most, goes into checkpoints, and the same into pictures
 
-# What a resumed run may change: where it runs and how long, and how closely its end is measured; not what it trains.
-FREE = {"root", "device", "epochs", "out", "resume", "tensorboard", "draws", "samples"}
+# What a resumed run may change: where it runs and how long, not what it trains. See also Settings.measures.
+FREE = {"root", "device", "epochs", "out", "resume", "tensorboard"}
 FILES = ("settings.json", "log.jsonl", "best.safetensors", "curves.png", "samples.png", "result.json")
 
 
 @dataclass(kw_only=True)
 class Settings:
     """The flags of every training script; each script adds its own and gives `data`, `epochs` and `out` a default."""
+
+    measures: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # flags of the measurement at the end: a resumed run may change them
 
     data: str
     """what to train on; an unknown name is answered with the list"""
@@ -399,7 +403,8 @@ class _Run:
         differ = [
             f"--{name.replace('_', '-')} was {there.get(name)!r}, is {here.get(name)!r}"
             for name in dict.fromkeys([*there, *here])
-            if name not in FREE and (name not in there or name not in here or there[name] != here[name])
+            if name not in FREE | self.settings.measures
+            and (name not in there or name not in here or there[name] != here[name])
         ]
         if differ:
             raise ValueError(

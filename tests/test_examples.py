@@ -84,7 +84,9 @@ def test_the_ablation_of_glow_is_six_runs_and_a_picture(tmp_path):
 
 def test_a_finished_run_is_measured_more_closely_without_training_again(tmp_path):
     first = run(VAE, tmp_path, "--quick", "--samples", "10")
+    kept = [(tmp_path / "run" / name).read_bytes() for name in ("log.jsonl", "best.safetensors")]
     again = run(VAE, tmp_path, "--quick", "--samples", "100", "--resume")
+    assert [(tmp_path / "run" / name).read_bytes() for name in ("log.jsonl", "best.safetensors")] == kept
     assert (first["samples"], again["samples"]) == (10, 100)
     assert again["elbo"] == pytest.approx(first["elbo"], rel=0.02) and again["value"] < first["value"]
 
@@ -163,6 +165,9 @@ def test_both_levels_of_vq_vae_2_reconstruct_better_than_the_top_and_samples_tea
     assert result["nats_0"] < result["histogram_0"] and result["nats_1"] < result["histogram_1"]
 
 
+needs_mnist = pytest.mark.skipif(
+    "MICROGNM_DATA" not in os.environ, reason="MICROGNM_DATA does not name a folder that holds MNIST"
+)
 MNIST = [  # nats
     (MADE, "--hidden 500 --masks 1 --dropout 0 --batch 100 --lr 2e-3 --epochs 40", 90, 93),
     (GATED, "--layers 12 --dilations 1 2 4 8 --batch 8 --lr 8e-3 --average 0.999 --epochs 1", 78, 84),
@@ -171,14 +176,14 @@ MNIST = [  # nats
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("MICROGNM_DATA" not in os.environ, reason="MICROGNM_DATA does not name a folder that holds MNIST")
+@needs_mnist
 @pytest.mark.parametrize(("example", "flags", "least", "most"), MNIST)
 def test_mnist_binarised_anew_at_each_presentation(example, flags, least, most, tmp_path):
     assert least < run(example, tmp_path, "--data", "mnist", "--levels", "binary", *flags.split())["value"] <= most
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("MICROGNM_DATA" not in os.environ, reason="MICROGNM_DATA does not name a folder that holds MNIST")
+@needs_mnist
 def test_the_bound_of_vae_on_mnist(tmp_path):
     flags = "--data mnist --n-z 20 --hidden 500 500 --lr 2e-3 --epochs 50 --samples 500"
     result = run(VAE, tmp_path, *flags.split())
@@ -187,7 +192,7 @@ def test_the_bound_of_vae_on_mnist(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("MICROGNM_DATA" not in os.environ, reason="MICROGNM_DATA does not name a folder that holds MNIST")
+@needs_mnist
 def test_the_codes_of_mnist(tmp_path):
     flags = "--data mnist --halvings 2 --K 128 --D 32 --epochs 5 --prior-epochs 5"
     result = run(VQ_VAE, tmp_path, *flags.split())

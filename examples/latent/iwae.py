@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from micrognm.optim import Adam, cosine
 
 @dataclass(kw_only=True)
 class Settings(density.Settings):
+    measures: ClassVar[frozenset[str]] = frozenset({"samples"})
     levels: Literal["binary"] = "binary"
     """of a pixel: few are cut at the middle, 256 are binarised at random, anew at each presentation"""
     epochs: int = 100

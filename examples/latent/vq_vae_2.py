@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ SHOWN = 16
 
 @dataclass(kw_only=True)
 class Settings(Shared):
+    measures: ClassVar[frozenset[str]] = frozenset({"samples"})
     epochs: int = 40
     out: Path = Path("runs/vq_vae_2")
     prior_epochs: int = 12

@@ -54,6 +54,8 @@ def affine(x, w, b):
     """x [n, k] @ w [k, m] + b [m] -> [n, m]"""
     if x.ndim < 2:
         raise ValueError("x is not a matrix; one row is x[None]")
+    if b.shape != w.shape[1:]:
+        raise ValueError(f"b must be {list(w.shape[1:])}, is {list(b.shape)}")
     return kernel.matmul(x, w, b)
 
 

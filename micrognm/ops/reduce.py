@@ -40,7 +40,8 @@ def _count(shape, axis):
 def sum(x, *, axis=None, keepdims=False):
     """The sum over axes."""
     axes = _axes(axis, x.ndim)
-    if axes == set(range(len(axes))) and x.size and x.flags.c_contiguous:
+    twice = isinstance(axis, tuple) and len(axis) > len(axes)  # NumPy says so
+    if axes == set(range(len(axes))) and not twice and x.size and x.flags.c_contiguous:
         sums = column_sums(x.reshape(-1, math.prod(x.shape[len(axes) :])))
         return np.reshape(sums, ((1,) * len(axes) if keepdims else ()) + x.shape[len(axes) :])
     return np.sum(x, axis=axis, keepdims=keepdims)

@@ -55,3 +55,14 @@ def test_however_many_threads(threads, rng):
 def test_numbers_of_two_dtypes_go_to_numpy(rng):
     a, b = rng.standard_normal((300, 300), np.float32), rng.standard_normal((300, 300))
     np.testing.assert_array_equal(matmul.matmul(a, b), a @ b)
+
+
+@pytest.mark.parametrize("shape", [(5003, 7), (2, 3), (1024, 1), (3, 2000), (6, 7, 5, 3)])
+def test_the_bias_is_added_wherever_the_product_lies(shape, rng):
+    a, b = rng.standard_normal((*shape[:-1], 4)), rng.standard_normal((4, shape[-1]))
+    bias = rng.standard_normal(shape[-1])
+    np.testing.assert_allclose(matmul.matmul(a, b, bias), a @ b + bias, rtol=1e-12)
+    if len(shape) > 2:  # NumPy lays the product as its factor lies
+        a = a.swapaxes(0, 1)
+        assert not np.matmul(a, b).flags.c_contiguous
+        np.testing.assert_allclose(matmul.matmul(a, b, bias), a @ b + bias, rtol=1e-12)

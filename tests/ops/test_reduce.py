@@ -53,6 +53,12 @@ def test_an_axis_that_does_not_exist_raises(name):
         getattr(ops, name)(leaf(np.ones((2000, 3))), axis=2)  # large ones are summed in another way
 
 
+def test_an_axis_that_is_given_twice_raises():
+    for rows in (2, 2000):
+        with pytest.raises(ValueError, match="duplicate value"):
+            ops.sum(leaf(np.ones((rows, 3))), axis=(0, -2))
+
+
 @settings(max_examples=20)
 @given(drawn=reductions(), ddof=st.integers(0, 2), rng=generators())
 def test_var(drawn, ddof, rng):

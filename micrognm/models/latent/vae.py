@@ -59,7 +59,7 @@ class VAE(LatentGaussianModel):
             super().__init__(shape, [q], [], Gaussian(n_z, hidden[::-1], D, rng, start, True, linear))
         else:
             raise ValueError(f"VAE: decoder must be 'bernoulli' or 'gaussian', got {decoder!r}")
-        self.step = Tensor(np.array(0.1))  # of monte_carlo_em's transitions
+        self.leap = Tensor(np.array(0.1))  # the size of monte_carlo_em's leapfrog steps
 
     def sgvb_a(self, x: Tensor, rng: Generator, L: int = 1) -> Tensor:
         """Estimator A of the bound, [N] nats."""
@@ -99,8 +99,8 @@ class VAE(LatentGaussianModel):
         rows = self.rows(x, 1)
         z = backend.normal(rng, (len(x), 1, self.q[0].n_out), x.dtype)
         for _ in range(TRANSITIONS):
-            z, chance = hmc.transition(lambda z: self.log_joint(rows, [z]), z, self.step.item(), rng, LEAPFROGS)
-            self.step[...] = hmc.tuned(self.step.item(), chance)
+            z, chance = hmc.transition(lambda z: self.log_joint(rows, [z]), z, self.leap.item(), rng, LEAPFROGS)
+            self.leap[...] = hmc.tuned(self.leap.item(), chance)
         return self.log_joint(rows, [Tensor(z)]).sum(axis=1)
 
     @no_grad()
