@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from micrognm.kernels import workers
-from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.jit import INNER
 from numba import get_num_threads, njit, types
 from numba.extending import get_cython_function_address, intrinsic
 
@@ -37,7 +37,7 @@ def _call(typingctx: Any, function: Any, addresses: Any) -> Any:
     return types.void(types.intp, addresses), codegen
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _part(
     scales: Array,
     gemm: int,

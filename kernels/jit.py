@@ -10,8 +10,15 @@ binding.initialize_native_target()
 _features = binding.get_host_cpu_features()
 
 # Of fastmath only the fused multiply-add: NaN stays NaN, infinity infinity. Compiled code is kept beside the source.
-SERIAL: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+SERIAL: dict[str, Any] = {
+    "cache": True, "error_model": "numpy", "fastmath": {"contract"}, "nogil": True, "no_cfunc_wrapper": True,
+}  # fmt: skip
 PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
+
+# For functions that compiled code alone calls, or `workers.run`: an entry from Python takes time to compile. A call from
+# Python crashes.
+INNER: dict[str, Any] = {**SERIAL, "no_cpython_wrapper": True}
+INLINED: dict[str, Any] = {**INNER, "forceinline": True}
 
 # For loops that sum: partial sums in vector lanes. NaN and infinity still pass through.
 FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micrognm.kernels.jit import REGISTERS, SERIAL
+from micrognm.kernels.jit import INNER, REGISTERS
 from micrognm.kernels.vectors import VECTORS, Vectors, in_registers
 from numba import njit
 from numba.core import cgutils
@@ -100,7 +100,7 @@ def _product(
     in_tiles(on, rows, tile)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def product(
     number: float, c: int, c_step: int, a: int, a_row: int, a_step: int, a_piece: int, b: int, b_step: int, rows: int,
     terms: int, pieces: int, w: int,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tyro
 from micrognm.kernels.losses import cpu, reference
+from micrognm.kernels.workers import run
 
 from micrognm import bench
 
@@ -37,24 +38,22 @@ def main(settings: Settings) -> None:
     params, g = rng.standard_normal((pixels, 100), np.float32), rng.standard_normal(pixels, np.float32)
     value, slope = np.empty(pixels, np.float32), np.empty_like(params)
 
-    memory = cpu._memory(x, params, mixtures, 1)
-    size = memory.size // cpu.LANES  # numbers for each lane
-
     def serial(lanes: int) -> Callable[[], Any]:
-        def run() -> Any:
-            own = np.ascontiguousarray(memory[:, : size * lanes])
-            cpu._mixture(params, x, value, own, levels, mixtures, lanes, 0, 1)
-            cpu._mixture_slopes(params, x, value, slope, own, levels, mixtures, lanes, 0, 1)
+        rest = *cpu._memory(x, params, mixtures, lanes), levels, mixtures, lanes
+
+        def alone() -> Any:
+            run(cpu._mixture, (params, x, value, *rest), 1)
+            run(cpu._mixture_slopes, (params, x, value, slope, *rest), 1)
             return value, g[:, None] * slope
 
-        return run
+        return alone
 
     def at_once(module: Any) -> Callable[[], Any]:
-        def run() -> Any:
+        def both() -> Any:
             value, slope = module.logistic_mixture_slopes(x, params, levels, mixtures)
             return value, g[:, None] * slope
 
-        return run
+        return both
 
     def in_turn() -> Any:
         return cpu.logistic_mixture(x, params, levels, mixtures), at_once(cpu)()[1]
@@ -71,22 +70,23 @@ def main(settings: Settings) -> None:
     rows, classes = settings.rows, settings.classes
     logits, index = rng.standard_normal((rows, classes), np.float32), rng.integers(0, classes, rows)
     g, kept, out = rng.standard_normal(rows, np.float32), np.empty((3, rows), np.float32), np.empty_like(logits)
-    room = np.empty(max(2048, (classes + 2) * cpu.LANES), np.float32)
+    room, spread = np.empty((1, classes + 2, cpu.LANES), np.float32), np.empty((1, 2, 1024), np.float32)
 
     def alone(forward: Any) -> Callable[[], Any]:
-        def run() -> Any:
-            forward(logits, index, *kept, 0, rows, cpu.LANES, room)
-            cpu._slopes(g, logits, index, kept[1], kept[2], out, room[None, :2048], 0, 1)
+        def one() -> Any:
+            run(forward, (logits, index, *kept, room, cpu.LANES), 1)
+            flat = g, logits.reshape(-1), index, kept[1], kept[2], out.reshape(-1)
+            run(cpu._short_slopes, (*flat, spread, classes), 1)
             return kept[0], out
 
-        return run
+        return one
 
     def together(module: Any) -> Callable[[], Any]:
-        def run() -> Any:
+        def both() -> Any:
             value, largest, total = module.categorical(logits, index)
             return value, module.categorical_grad(g, logits, index, largest, total)
 
-        return run
+        return both
 
     versions = {
         "NumPy (reference.py)": together(reference),

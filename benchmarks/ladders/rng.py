@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from micrognm.kernels.jit import SERIAL
 from micrognm.kernels.rng import cpu, reference
-from numba import njit
+from numba import get_num_threads, njit, set_num_threads
 
 from micrognm import bench
 
@@ -63,12 +63,12 @@ def one_by_one(x: Any, rate: float, key: int) -> Any:
 
 def by_blocks(x: Any, rate: float, key: int) -> Any:
     """cpu.py's blocks, whose loops are vectors, in one thread."""
-    out = np.empty_like(x)
-    halves = np.uint64(key % 2**32), np.uint64(key >> 32)
-    least, scale = np.int32(reference.threshold(rate)), np.float32(1 / (1 - rate))
-    for start in range(0, x.size, cpu.PART):
-        cpu._dropout_part(out, *halves, x, least, scale, start)
-    return out
+    threads = get_num_threads()
+    set_num_threads(1)
+    try:
+        return cpu.dropout(x, rate, key)
+    finally:
+        set_num_threads(threads)
 
 
 def main(settings: Settings) -> None:

@@ -1,8 +1,9 @@
-"""reference.py in Numba: one parallel loop, so that each array is read and written once.
+"""reference.py in Numba: one launch, in which each array is read and written once.
 
-The loop is over pieces of at most CHUNK elements. A piece has one gradient, which is found by its address: a launch for
-each of a model's hundred tensors would cost more than the work. Elements do not meet, and `norm` sums pieces in their
-order: results do not depend on the number of threads.
+The work is cut into pieces of at most CHUNK elements. A piece has one gradient, which is found by its address: a launch
+for each of a model's hundred tensors would cost more than the work. The average follows piece by piece, while its
+parameters are in the cache. Elements do not meet, and `norm` sums pieces in their order: results do not depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from micrognm.kernels.jit import FAST, PARALLEL, SERIAL
-from numba import carray, njit, prange, types
-from numba.extending import intrinsic
+from micrognm.kernels.jit import FAST, INLINED, INNER
+from micrognm.kernels.views import array_at
+from micrognm.kernels.workers import run, threads
+from numba import njit
 
 Array = Any
 CHUNK = 1 << 14  # elements
@@ -44,41 +45,44 @@ def _table(gradients: list[Array]) -> Array:
 
 
 def _run(kernel: Any, gradients: tuple[Array, ...], p: Array, *rest: Any) -> None:
-    """kernel(table, arrays, numbers): numbers in p's dtype, as a float64 would halve the width of every vector."""
+    """kernel(p, moments, average, table, numbers) in threads; no average is an empty one.
+
+    Numbers are of p's dtype, as a float64 would halve the width of every vector.
+    """
     flat = [np.ascontiguousarray(g, p.dtype) for g in gradients]  # also keeps alive what the table points to
-    kernel(_table(flat), p, *(p.dtype.type(x) if isinstance(x, int | float | np.number) else x for x in rest))
+    arrays = [p[:0] if x is None else x for x in rest if x is None or isinstance(x, np.ndarray)]
+    numbers = [p.dtype.type(x) for x in rest[len(arrays) :]]
+    run(kernel, (p, *arrays, _table(flat), *numbers), threads(p.size))
 
 
-def _pointer(typing: Any, address: Any, like: Any) -> Any:
-    """The address as a pointer to elements of like's dtype."""
-
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(like.dtype)(address, like), code
-
-
-_at: Any = intrinsic(_pointer)
-
-
-@njit(inline="always", **SERIAL)
+@njit(inline="always", **INNER)
 def _gradient(p: float, g: float, scale: float, limit: float, decay: float) -> float:
     return min(max(scale * g, -limit), limit) + decay * p
 
 
-@njit(**PARALLEL)
+@njit(inline="always", **INNER)
+def _share(pieces: int, worker: int, workers: int) -> range:
+    return range(pieces * worker // workers, pieces * (worker + 1) // workers)
+
+
+@njit(**INLINED)
+def _follow(average: Array, p: Array, rest: float) -> None:
+    for i in range(average.size):
+        average[i] += rest * (p[i] - average[i])
+
+
+@njit(**INNER)
 def _sgd(
-    table: Array, p: Array, average: Array, scale: float, limit: float, decay: float, rest: float,
-    lr: float,
+    p: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
+    lr: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in prange(len(table)):
-        piece = slice(table[c, 1], table[c, 2])
-        P, g = p[piece], carray(_at(table[c, 0], p), table[c, 2] - table[c, 1])
-        A = P if average is None else average[piece]
+    for c in _share(len(table), worker, workers):
+        piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
+        P = p[piece]
+        g = array_at(address, P.size, p)
         for i in range(P.size):
             P[i] -= lr * _gradient(P[i], g[i], scale, limit, decay)
-            if average is not None:
-                A[i] += rest * (P[i] - A[i])
+        _follow(average[piece], P, rest)
 
 
 def sgd(
@@ -88,23 +92,22 @@ def sgd(
     _run(_sgd, gradients, p, average, scale, limit, decay, rest, lr)
 
 
-@njit(**PARALLEL)
+@njit(**INNER)
 def _momentum(
-    table: Array, p: Array, b: Array, average: Array, scale: float, limit: float, decay: float, rest: float,
-    lr: float, mu: float, nesterov: bool,
+    p: Array, b: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
+    lr: float, mu: float, nesterov: bool, worker: int, workers: int,
 ) -> None:  # fmt: skip
     one = p.dtype.type(1)
     ahead, now = (mu, one) if nesterov else (one, one - one)
-    for c in prange(len(table)):
-        piece = slice(table[c, 1], table[c, 2])
-        P, B, g = p[piece], b[piece], carray(_at(table[c, 0], p), table[c, 2] - table[c, 1])
-        A = P if average is None else average[piece]
+    for c in _share(len(table), worker, workers):
+        piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
+        P, B = p[piece], b[piece]
+        g = array_at(address, P.size, p)
         for i in range(P.size):
             gi = _gradient(P[i], g[i], scale, limit, decay)
             B[i] = mu * B[i] + gi
             P[i] -= lr * (ahead * B[i] + now * gi)
-            if average is not None:
-                A[i] += rest * (P[i] - A[i])
+        _follow(average[piece], P, rest)
 
 
 def momentum(
@@ -114,22 +117,21 @@ def momentum(
     _run(_momentum, gradients, p, b, average, scale, limit, decay, rest, lr, mu, nesterov)
 
 
-@njit(**PARALLEL)
+@njit(**INNER)
 def _adam(
-    table: Array, p: Array, m: Array, v: Array, average: Array, scale: float, limit: float, decay: float, rest: float,
-    b1: float, b2: float, eta: float, floor: float, shrink: float,
+    p: Array, m: Array, v: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
+    b1: float, b2: float, eta: float, floor: float, shrink: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in prange(len(table)):
-        piece = slice(table[c, 1], table[c, 2])
-        P, M, V, g = p[piece], m[piece], v[piece], carray(_at(table[c, 0], p), table[c, 2] - table[c, 1])
-        A = P if average is None else average[piece]
+    for c in _share(len(table), worker, workers):
+        piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
+        P, M, V = p[piece], m[piece], v[piece]
+        g = array_at(address, P.size, p)
         for i in range(P.size):
             gi = _gradient(P[i], g[i], scale, limit, decay)
             M[i] = b1 * M[i] + gi
             V[i] = b2 * V[i] + gi * gi
             P[i] = shrink * P[i] - eta * M[i] / (np.sqrt(V[i]) + floor)
-            if average is not None:
-                A[i] += rest * (P[i] - A[i])
+        _follow(average[piece], P, rest)
 
 
 def adam(
@@ -139,22 +141,21 @@ def adam(
     _run(_adam, gradients, p, m, v, average, scale, limit, decay, rest, b1, b2, eta, floor, shrink)
 
 
-@njit(**PARALLEL)
+@njit(**INNER)
 def _adamax(
-    table: Array, p: Array, m: Array, u: Array, average: Array, scale: float, limit: float, decay: float, rest: float,
-    b1: float, b2: float, eta: float, eps: float,
+    p: Array, m: Array, u: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
+    b1: float, b2: float, eta: float, eps: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in prange(len(table)):
-        piece = slice(table[c, 1], table[c, 2])
-        P, M, U, g = p[piece], m[piece], u[piece], carray(_at(table[c, 0], p), table[c, 2] - table[c, 1])
-        A = P if average is None else average[piece]
+    for c in _share(len(table), worker, workers):
+        piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
+        P, M, U = p[piece], m[piece], u[piece]
+        g = array_at(address, P.size, p)
         for i in range(P.size):
             gi = _gradient(P[i], g[i], scale, limit, decay)
             M[i] = b1 * M[i] + gi
             U[i] = max(b2 * U[i], abs(gi) + eps)
             P[i] -= eta * M[i] / U[i]
-            if average is not None:
-                A[i] += rest * (P[i] - A[i])
+        _follow(average[piece], P, rest)
 
 
 def adamax(
@@ -164,22 +165,21 @@ def adamax(
     _run(_adamax, gradients, p, m, u, average, scale, limit, decay, rest, b1, b2, eta, eps)
 
 
-@njit(**PARALLEL)
+@njit(**INNER)
 def _rmsprop(
-    table: Array, p: Array, v: Array, b: Array, average: Array, scale: float, limit: float, decay: float, rest: float,
-    lr: float, alpha: float, eps: float, mu: float,
+    p: Array, v: Array, b: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
+    lr: float, alpha: float, eps: float, mu: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in prange(len(table)):
-        piece = slice(table[c, 1], table[c, 2])
-        P, V, B, g = p[piece], v[piece], b[piece], carray(_at(table[c, 0], p), table[c, 2] - table[c, 1])
-        A = P if average is None else average[piece]
+    for c in _share(len(table), worker, workers):
+        piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
+        P, V, B = p[piece], v[piece], b[piece]
+        g = array_at(address, P.size, p)
         for i in range(P.size):
             gi = _gradient(P[i], g[i], scale, limit, decay)
             V[i] = alpha * V[i] + (P.dtype.type(1) - alpha) * gi * gi
             B[i] = mu * B[i] + gi / (np.sqrt(V[i]) + eps)
             P[i] -= lr * B[i]
-            if average is not None:
-                A[i] += rest * (P[i] - A[i])
+        _follow(average[piece], P, rest)
 
 
 def rmsprop(
@@ -189,21 +189,20 @@ def rmsprop(
     _run(_rmsprop, gradients, p, v, b, average, scale, limit, decay, rest, lr, alpha, eps, mu)
 
 
-@njit(**PARALLEL)
+@njit(**INNER)
 def _adagrad(
-    table: Array, p: Array, h: Array, average: Array, scale: float, limit: float, decay: float, rest: float,
-    lr: float, eps: float,
+    p: Array, h: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
+    lr: float, eps: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in prange(len(table)):
-        piece = slice(table[c, 1], table[c, 2])
-        P, H, g = p[piece], h[piece], carray(_at(table[c, 0], p), table[c, 2] - table[c, 1])
-        A = P if average is None else average[piece]
+    for c in _share(len(table), worker, workers):
+        piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
+        P, H = p[piece], h[piece]
+        g = array_at(address, P.size, p)
         for i in range(P.size):
             gi = _gradient(P[i], g[i], scale, limit, decay)
             H[i] += gi * gi
             P[i] -= lr * gi / (np.sqrt(H[i]) + eps)
-            if average is not None:
-                A[i] += rest * (P[i] - A[i])
+        _follow(average[piece], P, rest)
 
 
 def adagrad(
@@ -213,28 +212,29 @@ def adagrad(
     _run(_adagrad, gradients, p, h, average, scale, limit, decay, rest, lr, eps)
 
 
-@njit(**PARALLEL)
-def _ema(average: Array, p: Array, rest: float) -> None:
-    for i in prange(p.size):
-        average[i] += rest * (p[i] - average[i])
+@njit(**INNER)
+def _ema(average: Array, p: Array, rest: float, worker: int, workers: int) -> None:
+    piece = slice(p.size * worker // workers, p.size * (worker + 1) // workers)
+    _follow(average[piece], p[piece], rest)
 
 
 def ema(average: Array, p: Array, rest: float) -> None:
-    _ema(average, p, p.dtype.type(rest))
+    run(_ema, (average, p, p.dtype.type(rest)), threads(p.size))
 
 
-@njit(**{**PARALLEL, "fastmath": FAST})
-def _squares(table: Array, like: Array) -> Array:
-    sums = np.empty(len(table))
-    for c in prange(len(table)):
-        g = carray(_at(table[c, 0], like), table[c, 2] - table[c, 1])
+@njit(**{**INNER, "fastmath": FAST})
+def _squares(like: Array, table: Array, sums: Array, worker: int, workers: int) -> None:
+    for c in _share(len(table), worker, workers):
+        g = array_at(table[c, 0], table[c, 2] - table[c, 1], like)
         total = 0.0
         for i in range(g.size):
             total += np.float64(g[i]) * np.float64(g[i])
         sums[c] = total
-    return sums
 
 
 def norm(*gradients: Array) -> float:
     flat = [np.ascontiguousarray(g, gradients[0].dtype) for g in gradients]  # the table holds addresses alone
-    return math.sqrt(math.fsum(_squares(_table(flat), flat[0])))
+    table = _table(flat)
+    sums = np.empty(len(table))
+    run(_squares, (flat[0], table, sums), threads(sum(g.size for g in flat)))
+    return math.sqrt(math.fsum(sums))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from micrognm.kernels.attention.tiles import slopes, soften, transpose
-from micrognm.kernels.jit import FAST, SERIAL
+from micrognm.kernels.jit import FAST, INNER
 from micrognm.kernels.product import product
 from micrognm.kernels.vectors import address, columns, lanes, scratch
 from micrognm.kernels.workers import run
@@ -63,7 +63,7 @@ def _prepared(q: Array, k: Array, v: Array, keys: Array | None, scale: float) ->
     return q, k, v, keys, factors, 1 if small else get_num_threads(), (*q.shape, k.shape[1], v.shape[3])
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _forward_share(
     q: Array, k: Array, v: Array, keys: Array, factors: Array, out: Array, lse: Array, memory: Array,
     shape: tuple[int, ...], reach: int, worker: int, workers: int,
@@ -130,24 +130,24 @@ def _forward_share(
         transpose(one, address(out, row * e), heads * e, address(memory, ot), side, e, height, address(memory, total))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _least(a: int, b: int) -> int:
     return a if a < b else b
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _most(a: int, b: int) -> int:
     return a if a > b else b
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _fill(x: Array, begin: int, end: int, value: float) -> None:
     part = x[begin:end]  # here and below: LLVM makes vectors of a loop only where no index might be negative
     for i in range(part.size):
         part[i] = value
 
 
-@njit(**{**SERIAL, "fastmath": FAST})
+@njit(**{**INNER, "fastmath": FAST})
 def _dot(a: Array, b: Array, begin: int, end: int) -> float:
     x, y, total = a[begin:end], b[begin:end], a.dtype.type(0)
     for i in range(x.size):
@@ -155,7 +155,7 @@ def _dot(a: Array, b: Array, begin: int, end: int) -> float:
     return total
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _scale(x: Array, at: int, scale: float, to: Array, to_at: int, count: int) -> None:
     """to[to_at :] = scale x[at :], `count` numbers."""
     given, out = x[at : at + count], to[to_at : to_at + count]
@@ -163,7 +163,7 @@ def _scale(x: Array, at: int, scale: float, to: Array, to_at: int, count: int) -
         out[i] = scale * given[i]
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _any_key(keys: Array, begin: int, end: int) -> bool:
     """Whether any of the columns may be read."""
     if not keys.size:
@@ -174,7 +174,7 @@ def _any_key(keys: Array, begin: int, end: int) -> bool:
     return False
 
 
-@njit(**{**SERIAL, "fastmath": FAST})
+@njit(**{**INNER, "fastmath": FAST})
 def _backward_share(
     g: Array, q: Array, k: Array, v: Array, keys: Array, factors: Array, out: Array, lse: Array, dq: Array, dk: Array,
     dv: Array, memory: Array, shape: tuple[int, ...], reach: int, parts: int, wide: int, worker: int, workers: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.jit import INNER
 from micrognm.kernels.vectors import INT, VECTORS, Vectors, in_registers
 from numba import njit
 from numba.core import cgutils
@@ -85,13 +85,13 @@ def _transpose(on: Vectors, to: Any, to_step: Any, x: Any, x_step: Any, rows: An
     one_by_one(zero, column, row, columns)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def soften(number: float, s: int, rows: int, top: int, total: int, fade: int) -> None:
     """s [rows, lanes] becomes exp(s - top) under a new running maximum; fade: what sums under the old one are worth."""
     _soften(number, (s, rows, top, total, fade))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def slopes(number: float, p: int, ds: int, step: int, rows: int, hide: int, lse: int, dot: int) -> None:
     """Scores p become weights exp(p + hide - lse), and ds, the gradient of weights, that of scores: weight (ds - dot).
 
@@ -100,7 +100,7 @@ def slopes(number: float, p: int, ds: int, step: int, rows: int, hide: int, lse:
     _slopes(number, (p, ds, step, rows, hide, lse, dot))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def transpose(number: float, to: int, to_step: int, x: int, x_step: int, rows: int, columns: int, w: int) -> None:
     """to[c, r] = x[r, c] w[c], for r < rows and c < columns."""
     _transpose(number, (to, to_step, x, x_step, rows, columns, w))

@@ -21,7 +21,7 @@ from micrognm.kernels.conv.plan import plan
 from micrognm.kernels.formula.cpu import address
 from micrognm.kernels.formula.loops import call as run_part
 from micrognm.kernels.formula.program import Activation
-from micrognm.kernels.jit import REGISTERS, SERIAL, WIDTH
+from micrognm.kernels.jit import INNER, REGISTERS, SERIAL, WIDTH
 from micrognm.kernels.vectors import scratch
 from micrognm.kernels.workers import run
 from numba import njit, types
@@ -41,7 +41,6 @@ DEPTH = 128  # pixels summed at once in the gradient to the weights: x and g of 
 SMALL = 30_000  # products: not worth the launch of threads
 PART_PIXELS = 1024  # in a part at least: fewer are not worth another sum of the size of the weights
 PARTS = 8  # partial sums of the gradient to the weights, whatever the number of threads
-INNER: dict[str, Any] = {**SERIAL, "cache": False, "no_cpython_wrapper": True}  # called by compiled code alone
 
 
 def _tile_of(size: int, vectors: int) -> Any:
@@ -259,7 +258,7 @@ def _apply(numbers: Array, worker: int, itemsize: int, start: int, at: int, coun
     run_part(numbers[7], call, 0)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _convolve(
     x: Array, panels: Array, bias: Array, y: Array, copies: Array, table: Array, numbers: Array,
     worker: int, workers: int,
@@ -306,7 +305,7 @@ def _convolve(
             _apply(numbers, worker, x.itemsize, start, at, done)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _weigh(
     x: Array, g: Array, sums: Array, panels: Array, copies: Array, table: Array, sizes: Array, worker: int, workers: int
 ) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from micrognm.kernels import maths
+from micrognm.kernels import maths, views
 from micrognm.kernels.formula import loops, reference
 from micrognm.kernels.formula.emit import numba_source
 from micrognm.kernels.formula.program import Array, Layout, Program, Shape, layout
@@ -233,4 +233,4 @@ def _module(name: str, text: str) -> ModuleType:
 @functools.cache
 def _runtime() -> str:
     """The source of what generated code calls: Numba's cache sees no change in it."""
-    return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (maths, loops))
+    return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (maths, loops, views))

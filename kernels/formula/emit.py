@@ -188,10 +188,11 @@ class Numba(Dialect):
 PREAMBLE = """\
 # {title}
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import cfunc, njit
 
 from micrognm.kernels.formula.loops import OPTIONS, PART, accumulate, add, load, store
 from micrognm.kernels.maths import {maths}
+from micrognm.kernels.views import array_at
 
 T = np.{dtype}
 
@@ -262,7 +263,7 @@ def numba_source(
     text = PREAMBLE.format(title=program.name, maths=", ".join(used), dtype=dtype)
     text += f"@njit(**OPTIONS)\ndef part({given}):\n" + "\n".join(_indented(body)) + "\n\n\n"
     kinds_of = [*(kind for _, kind, _ in arrays), *[dtype] * len(outs)]
-    views = [f"{name} = carray(addresses[{k + 2}], 1, {'np.bool_' if kind == 'bool' else f'np.{kind}'})"
+    views = [f"{name} = array_at(addresses[{k + 2}], 1, {'np.bool_' if kind == 'bool' else f'np.{kind}'})"
              for k, (name, kind) in enumerate(zip([*pointers, *outs], kinds_of, strict=True))]  # fmt: skip
     scalars = [f"numbers[{k}]" for k in range(len(numbers))]
     given_strides = [f"sizes[{4 + k}]" for k in range(len(cut))]
@@ -271,8 +272,8 @@ def numba_source(
         text
         + f"""\
 def run_part(addresses, p):
-    sizes = carray(addresses[0], {4 + len(cut)}, np.int64)  # rows or columns in all, of a part, inner, columns; strides
-    numbers = carray(addresses[1], {max(1, len(numbers))}, np.float64)
+    sizes = array_at(addresses[0], {4 + len(cut)}, np.int64)  # rows in all, of a part, inner, columns; strides
+    numbers = array_at(addresses[1], {max(1, len(numbers))}, np.float64)
     start = p * sizes[1]
     stop = min(start + sizes[1], sizes[0])
     {f"{chr(10)}    ".join(views)}

@@ -11,7 +11,7 @@ from numba import extending, njit, prange, types
 intrinsic: Any = extending.intrinsic  # Numba's type hints count its first parameter among the caller's
 OPTIONS = SERIAL
 OUTPUTS = 16  # of one formula, at most
-PART = types.void(types.CPointer(types.voidptr), types.intp)  # the signature of run_part
+PART = types.void(types.CPointer(types.intp), types.intp)  # the signature of run_part
 
 
 def _scopes(module: Any, outputs: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from micrognm.kernels.columns import column_sums
 from micrognm.kernels.conv import cpu as conv
 from micrognm.kernels.invertible import reference
-from micrognm.kernels.jit import FAST, SERIAL
+from micrognm.kernels.jit import FAST, INNER
 from micrognm.kernels.maths import exp, log_sigmoid, sigmoid
 from micrognm.kernels.matmul import matmul
 from micrognm.kernels.workers import run, threads
@@ -23,7 +23,7 @@ from micrognm import backend
 Array = Any
 POINT = ((0,),), (1,)  # the taps and the stride of a 1x1 convolution of a series
 PART = 1 << 13  # elements of one sample whose logarithms are added in float32; parts are added in float64
-SUMS: dict[str, Any] = {**SERIAL, "fastmath": FAST}
+SUMS: dict[str, Any] = {**INNER, "fastmath": FAST}
 
 
 def forward(x: Array, weight: Array, scale: Array, shift: Array) -> Array:
@@ -143,7 +143,7 @@ def _coupling_inverse(
         sums[i, k] = -_log_scale(h, i, begin, end, logistic)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _coupling_backward(
     glogdet: Array, x: Array, h: Array, t: Array, dx: Array, dh: Array, g: Array, logistic: bool, worker: int,
     workers: int,

@@ -11,14 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.jit import FAST, SERIAL, WIDTH
+from micrognm.kernels.jit import FAST, INLINED, INNER, WIDTH
 from micrognm.kernels.losses.reference import FLOOR, NARROW
 from micrognm.kernels.maths import exp, expm1, log, tanh
 from micrognm.kernels.workers import run
 from numba import njit
 
 Array = Any
-INLINED: dict[str, Any] = {**SERIAL, "forceinline": True}
 # Rows in a block. It is handed down as a number: of a constant LLVM would unroll the loops, and not find the vectors.
 LANES = 4 * WIDTH
 LONG = 64  # logits a row from which a row fills registers by itself
@@ -37,18 +36,20 @@ def _lie(rows: Array, start: int, stop: int, block: Array) -> None:
 # ---- categorical -----------------------------------------------------------------------------------------------------
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _short_rows(
-    logits: Array, index: Array, out: Array, largest: Array, total: Array, start: int, stop: int, lanes: int,
-    memory: Array,
+    logits: Array, index: Array, out: Array, largest: Array, total: Array, memory: Array, lanes: int,
+    worker: int, workers: int,
 ) -> None:  # fmt: skip
-    classes = logits.shape[1]
-    block = memory[: classes * lanes].reshape(classes, lanes)
-    top, rest = memory[classes * lanes :][:lanes], memory[(classes + 1) * lanes :][:lanes]
+    n, classes = logits.shape
+    start, stop = worker * n // workers, (worker + 1) * n // workers
+    block = memory[worker]
+    top, rest = block[classes], block[classes + 1]
     for first in range(start, stop, lanes):
         _lie(logits, first, stop, block)
-        top[:] = block[0]
-        rest[:] = 0
+        for i in range(lanes):
+            top[i] = block[0, i]
+            rest[i] = 0
         for k in range(1, classes):
             x = block[k]
             for i in range(lanes):
@@ -67,26 +68,27 @@ def _short_rows(
         a[i] = (a[i] - b[i]) - log(c[i])
 
 
-@njit(**{**SERIAL, "fastmath": FAST})
+@njit(**{**INNER, "fastmath": FAST})
 def _long_rows(
-    logits: Array, index: Array, out: Array, largest: Array, total: Array, start: int, stop: int, lanes: int,
-    memory: Array,
+    logits: Array, index: Array, out: Array, largest: Array, total: Array, memory: Array, lanes: int,
+    worker: int, workers: int,
 ) -> None:  # fmt: skip
-    classes = logits.shape[1]
-    top = memory[:lanes]
+    n, classes = logits.shape
+    top = memory[worker, 0]
     whole = classes - classes % lanes
-    for row in range(start, stop):
+    for row in range(worker * n // workers, (worker + 1) * n // workers):
         x = logits[row]
-        top[:] = x[0]
+        for i in range(lanes):
+            top[i] = x[0]
         for k in range(0, whole, lanes):  # LLVM makes vectors of sums alone, not of maxima
             part = x[k : k + lanes]
             for i in range(lanes):
                 top[i] = part[i] if part[i] > top[i] else top[i]
         highest = top[0]
         for i in range(1, lanes):
-            highest = max(highest, top[i])
+            highest = top[i] if top[i] > highest else highest
         for k in range(whole, classes):
-            highest = max(highest, x[k])
+            highest = x[k] if x[k] > highest else highest
         rest = x.dtype.type(0)
         for k in range(classes):
             rest += exp(x[k] - highest)
@@ -95,64 +97,63 @@ def _long_rows(
         out[row] = (x[index[row]] - highest) - log(rest)
 
 
-@njit(**SERIAL)
-def _rows(
-    logits: Array, index: Array, out: Array, largest: Array, total: Array, memory: Array, lanes: int,
-    worker: int, workers: int,
-) -> None:  # fmt: skip
-    n, own = len(logits), memory[worker]
-    start, stop = worker * n // workers, (worker + 1) * n // workers
-    if logits.shape[1] < LONG:
-        _short_rows(logits, index, out, largest, total, start, stop, lanes, own)
-    else:
-        _long_rows(logits, index, out, largest, total, start, stop, lanes, own)
-
-
 def categorical(logits: Array, index: Array) -> tuple[Array, Array, Array]:
     logits, index = np.ascontiguousarray(logits), np.ascontiguousarray(index, np.int64)
     out, largest, total = (np.empty(len(logits), logits.dtype) for _ in range(3))
-    memory = np.empty((PARTS, (min(logits.shape[1], LONG) + 2) * LANES), logits.dtype)
-    run(_rows, (logits, index, out, largest, total, memory, LANES), PARTS)
+    long = logits.shape[1] >= LONG
+    memory = np.empty((PARTS, 1 if long else logits.shape[1] + 2, LANES), logits.dtype)
+    run(_long_rows if long else _short_rows, (logits, index, out, largest, total, memory, LANES), PARTS)
     return out, largest, total
 
 
-@njit(**SERIAL)
-def _slopes(
-    g: Array, logits: Array, index: Array, largest: Array, total: Array, out: Array, memory: Array,
+@njit(**INNER)
+def _long_slopes(
+    g: Array, logits: Array, index: Array, largest: Array, total: Array, out: Array, worker: int, workers: int
+) -> None:
+    n, classes = logits.shape
+    for row in range(worker * n // workers, (worker + 1) * n // workers):
+        shift, scale = largest[row], -g[row] / total[row]
+        a, b = logits[row], out[row]
+        for k in range(classes):
+            b[k] = exp(a[k] - shift) * scale
+        b[index[row]] += g[row]
+
+
+@njit(**INNER)
+def _short_slopes(
+    g: Array, logits: Array, index: Array, largest: Array, total: Array, out: Array, memory: Array, classes: int,
     worker: int, workers: int,
 ) -> None:  # fmt: skip
-    n, own = len(logits), memory[worker]
-    start, stop = worker * n // workers, (worker + 1) * n // workers
-    classes = logits.shape[1]
-    if classes >= LONG:
-        for row in range(start, stop):
-            shift, scale = largest[row], -g[row] / total[row]
-            a, b = logits[row], out[row]
-            for k in range(classes):
-                b[k] = exp(a[k] - shift) * scale
-            b[index[row]] += g[row]
-        return
-    some = own.size // 2 // max(classes, 1)  # rows worked on at once: their largest and their factor are spread out
-    top, factor = own[: some * classes], own[own.size // 2 :]
-    x, y = logits.reshape(-1), out.reshape(-1)
+    """logits and out flat. The largest of each row and its factor are spread out, for some rows at once."""
+    n = len(index)
+    top, factor = memory[worker, 0], memory[worker, 1]
+    start, stop, some = worker * n // workers, (worker + 1) * n // workers, top.size // classes
     for first in range(start, stop, some):
         last = min(first + some, stop)
+        at = 0
         for row in range(first, last):
-            here = (row - first) * classes
-            top[here : here + classes] = largest[row]
-            factor[here : here + classes] = -g[row] / total[row]
-        a, b = x[first * classes : last * classes], y[first * classes : last * classes]
+            shift, scale = largest[row], -g[row] / total[row]
+            for _ in range(classes):
+                top[at] = shift
+                factor[at] = scale
+                at += 1
+        a, b = logits[first * classes : last * classes], out[first * classes : last * classes]
         for i in range(b.size):
             b[i] = exp(a[i] - top[i]) * factor[i]
         for row in range(first, last):
-            out[row, index[row]] += g[row]
+            out[row * classes + index[row]] += g[row]
 
 
 def categorical_grad(g: Array, logits: Array, index: Array, largest: Array, total: Array) -> Array:
     g, logits, largest, total = (np.ascontiguousarray(x) for x in (g, logits, largest, total))
     index = np.ascontiguousarray(index, np.int64)
-    out = np.empty_like(logits)
-    run(_slopes, (g, logits, index, largest, total, out, np.empty((PARTS, 2048), g.dtype)), PARTS)
+    out, classes = np.empty_like(logits), logits.shape[1]
+    if classes >= LONG:
+        run(_long_slopes, (g, logits, index, largest, total, out), PARTS)
+    else:
+        memory = np.empty((PARTS, 2, 1024), g.dtype)
+        rows = g, logits.reshape(-1), index, largest, total, out.reshape(-1)
+        run(_short_slopes, (*rows, memory, max(classes, 1)), PARTS)
     return out
 
 
@@ -203,8 +204,9 @@ def _spread(x: Array, levels: int, first: int, stop: int, level: Array, lanes: i
 def _weigh(logits: Array, top: Array, total: Array) -> None:
     """total [lanes] = logsumexp of logits [M lanes] for each lane."""
     lanes = total.size
-    top[:] = logits[:lanes]
-    total[:] = 0
+    for i in range(lanes):
+        top[i] = logits[i]
+        total[i] = 0
     for m in range(lanes, logits.size, lanes):
         x = logits[m : m + lanes]
         for i in range(lanes):
@@ -217,28 +219,25 @@ def _weigh(logits: Array, top: Array, total: Array) -> None:
         total[i] = log(total[i]) + top[i]
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _mixture(
-    params: Array, x: Array, out: Array, memory: Array, levels: int, mixtures: int, lanes: int,
-    worker: int, workers: int,
+    params: Array, x: Array, out: Array, turneds: Array, parts: Array, spreads: Array, weigheds: Array, sums: Array,
+    levels: int, mixtures: int, lanes: int, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    n, own = len(params), memory[worker]
+    n = len(params)
     start, stop = worker * n // workers, (worker + 1) * n // workers
     T = params.dtype.type
     channels, long = x.shape[1], mixtures * lanes
     half, log_width = T(1 / (levels - 1)), T(np.log(2 / (levels - 1)))
-    width = params.shape[1]
-    turned = own[: width * lanes].reshape(width, lanes)
-    part = turned.reshape(-1, long)
-    level = own[width * lanes :][: channels * long].reshape(channels, long)
-    weighed = own[width * lanes + channels * long :][:long]
-    three = own[-3 * lanes :].reshape(3, lanes)
-    top, prior, total = three[0], three[1], three[2]
+    turned, part, level, weighed = turneds[worker], parts[worker], spreads[worker], weigheds[worker]
+    top, prior, total = sums[worker, 0], sums[worker, 1], sums[worker, 2]
     for first in range(start, stop, lanes):
         _lie(params, first, stop, turned)
         _spread(x, levels, first, stop, level, lanes)
-        weighed[:] = part[0]
-        _weigh(weighed, top, prior)
+        logits = part[0]
+        for i in range(long):
+            weighed[i] = logits[i]
+        _weigh(logits, top, prior)
         for c in range(channels):
             mean, log_scale, here = part[1 + c], part[1 + channels + c], level[c]
             for j in range(c):
@@ -253,41 +252,40 @@ def _mixture(
             out[first + i] = total[i] - prior[i]
 
 
-def _memory(x: Array, params: Array, mixtures: int, parts: int) -> Array:
-    """For a block: parameters on their side, levels and weighed logits of each mixture, three numbers a pixel."""
-    return np.empty((parts, (params.shape[1] + (x.shape[1] + 1) * mixtures + 3) * LANES), params.dtype)
+def _memory(x: Array, params: Array, mixtures: int, lanes: int) -> tuple[Array, ...]:
+    """For a block: parameters on their side, twice the same memory; levels; weighed logits; three numbers a pixel."""
+    long = mixtures * lanes
+    turned = np.empty((PARTS, params.shape[1], lanes), params.dtype)
+    others = (np.empty((PARTS, *shape), params.dtype) for shape in ((x.shape[1], long), (long,), (3, lanes)))
+    return turned, turned.reshape(PARTS, -1, long), *others
 
 
 def logistic_mixture(x: Array, params: Array, levels: int, mixtures: int) -> Array:
     x, params = np.ascontiguousarray(x, np.int32), np.ascontiguousarray(params)
     out = np.empty(len(params), params.dtype)
-    run(_mixture, (params, x, out, _memory(x, params, mixtures, PARTS), levels, mixtures, LANES), PARTS)
+    run(_mixture, (params, x, out, *_memory(x, params, mixtures, LANES), levels, mixtures, LANES), PARTS)
     return out
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _mixture_slopes(
-    params: Array, x: Array, value: Array, out: Array, memory: Array, levels: int, mixtures: int, lanes: int,
-    worker: int, workers: int,
+    params: Array, x: Array, value: Array, out: Array, turneds: Array, parts: Array, spreads: Array, weigheds: Array,
+    sums: Array, levels: int, mixtures: int, lanes: int, worker: int, workers: int,
 ) -> None:  # fmt: skip
     """As _mixture; each part of the block becomes its own derivative, in place."""
-    n, own = len(params), memory[worker]
+    n = len(params)
     start, stop = worker * n // workers, (worker + 1) * n // workers
     T = params.dtype.type
     channels, long = x.shape[1], mixtures * lanes
     half, log_width = T(1 / (levels - 1)), T(np.log(2 / (levels - 1)))
-    width = params.shape[1]
-    turned = own[: width * lanes].reshape(width, lanes)
-    part = turned.reshape(-1, long)
-    level = own[width * lanes :][: channels * long].reshape(channels, long)
-    weighed = own[width * lanes + channels * long :][:long]
-    three = own[-3 * lanes :].reshape(3, lanes)
-    top, prior, total = three[0], three[1], three[2]
+    turned, part, level, weighed = turneds[worker], parts[worker], spreads[worker], weigheds[worker]
+    top, prior, total = sums[worker, 0], sums[worker, 1], sums[worker, 2]
     for first in range(start, stop, lanes):
         _lie(params, first, stop, turned)
         _spread(x, levels, first, stop, level, lanes)
         logits = part[0]
-        weighed[:] = logits
+        for i in range(long):
+            weighed[i] = logits[i]
         _weigh(logits, top, prior)
         for c in range(channels):
             mean, log_scale, here = part[1 + c], part[1 + channels + c], level[c]
@@ -307,10 +305,15 @@ def _mixture_slopes(
                 a[i] = exp(a[i] - total[i])
                 b[i] = a[i] - exp(b[i] - prior[i])
         for row in range(1, 1 + 2 * channels):
-            part[row] *= weighed
+            slope = part[row]
+            for i in range(long):
+                slope[i] *= weighed[i]
         for c in range(1, channels):
+            mean = part[1 + c]
             for j in range(c):
-                part[2 * channels + c + j] *= part[1 + c]
+                coefficient = part[2 * channels + c + j]
+                for i in range(long):
+                    coefficient[i] *= mean[i]
         for i in range(min(lanes, stop - first)):
             value[first + i] = total[i] - prior[i]
             for k in range(params.shape[1]):
@@ -320,5 +323,5 @@ def _mixture_slopes(
 def logistic_mixture_slopes(x: Array, params: Array, levels: int, mixtures: int) -> tuple[Array, Array]:
     x, params = np.ascontiguousarray(x, np.int32), np.ascontiguousarray(params)
     value, out = np.empty(len(params), params.dtype), np.empty_like(params)
-    run(_mixture_slopes, (params, x, value, out, _memory(x, params, mixtures, PARTS), levels, mixtures, LANES), PARTS)
+    run(_mixture_slopes, (params, x, value, out, *_memory(x, params, mixtures, LANES), levels, mixtures, LANES), PARTS)
     return value, out

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.jit import INNER, SERIAL
 from micrognm.kernels.product import ROWS, Tile, in_tiles
 from micrognm.kernels.vectors import VECTORS, Vectors, address, columns, in_registers, lanes
 from micrognm.kernels.workers import run
@@ -54,7 +54,7 @@ def _compare(
     in_tiles(on, rows, tile)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _compared(
     number: float, z: int, depth: int, strip: int, rows: int, count: int, best: int, where: int, new_best: int,
     new_where: int,
@@ -82,7 +82,7 @@ def _pack(codebook: Array, strips: Array) -> None:
         strips[k // wide, 0, k % wide] = square * codebook.dtype.type(-0.5)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _share(
     z: Array, codebook: Array, strips: Array, index: Array, square: Array, all_best: Array, all_where: Array,
     worker: int, workers: int,

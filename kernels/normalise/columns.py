@@ -11,14 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.jit import INLINED, INNER
 from micrognm.kernels.maths import sigmoid
 from numba import njit
 
 Array = Any
 
 
-@njit(**SERIAL, forceinline=True)
+@njit(**INLINED)
 def _rows(job: int, length: int, part: int) -> tuple[int, int, int]:
     """Of a part, its sample, its first row and the one after its last."""
     parts = (length + part - 1) // part
@@ -28,13 +28,13 @@ def _rows(job: int, length: int, part: int) -> tuple[int, int, int]:
     return i, first, first + (part if part < left else left)
 
 
-@njit(**SERIAL, forceinline=True)
+@njit(**INLINED)
 def slope_of_swish(z: float, one: float) -> float:
     s = sigmoid(z)
     return s * (one + z * (one - s))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def moments(
     x: Array, g: Array, y: Array, table: Array, sums: Array, work: Array, length: int, part: int, slope: float,
     swish: bool, worker: int, workers: int,
@@ -69,7 +69,7 @@ def moments(
             sums[1, job, j] = 0 if square < 0 else square  # written so that NaN stays
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def apply(
     x: Array, g: Array, y: Array, table: Array, sums: Array, work: Array, length: int, part: int, slope: float,
     swish: bool, worker: int, workers: int,
@@ -91,7 +91,7 @@ def apply(
                     Y[r, j] = z if z > 0 else slope * z
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def sum_up(
     x: Array, g: Array, y: Array, table: Array, sums: Array, work: Array, length: int, part: int, slope: float,
     swish: bool, worker: int, workers: int,
@@ -125,7 +125,7 @@ def sum_up(
             sums[1, job, j] = total[j]
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def pull(
     x: Array, g: Array, y: Array, table: Array, sums: Array, work: Array, length: int, part: int, slope: float,
     swish: bool, worker: int, workers: int,
@@ -150,7 +150,7 @@ def pull(
                     D[r, j] = a[j] * each + (bend[j] * d + move[j])
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def scale_backward(
     x: Array, g: Array, y: Array, table: Array, sums: Array, work: Array, length: int, part: int, slope: float,
     swish: bool, worker: int, workers: int,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from micrognm.kernels.formula.loops import accumulate, add, load, store
-from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.jit import INNER
 from micrognm.kernels.maths import sigmoid
 from micrognm.kernels.normalise.columns import slope_of_swish
 from numba import njit
@@ -21,7 +21,7 @@ from numba import njit
 Array = Any
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def forward(
     x: Array, g: Array, y: Array, scale: Array, shift: Array, statistics: Array, sums: Array, work: Array, part: int,
     centred: bool, eps: float, slope: float, swish: bool, worker: int, workers: int,
@@ -56,7 +56,7 @@ def forward(
                     store(0, ys, at + j, z if z > 0 else slope * z)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def backward(
     x: Array, g: Array, y: Array, scale: Array, shift: Array, statistics: Array, sums: Array, work: Array, part: int,
     centred: bool, eps: float, slope: float, swish: bool, worker: int, workers: int,

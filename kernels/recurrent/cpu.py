@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.jit import INNER
 from micrognm.kernels.product import product
 from micrognm.kernels.recurrent.gates import advance, copy, retreat
 from micrognm.kernels.vectors import VECTORS, address, columns, lanes
@@ -23,7 +23,7 @@ CELLS = 32  # in a step of a block, about: enough rows for the product's tiles, 
 BLOCKS = 16  # at least so many, where there are as many images
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _line(s: int, shape: tuple[int, int, int, int], direction: int, diagonal: bool) -> tuple[int, int, int, int]:
     """The first line that has a cell in step s, the one after the last; the first's cell, and how far the next is."""
     _, height, width, directions = shape
@@ -35,13 +35,13 @@ def _line(s: int, shape: tuple[int, int, int, int], direction: int, diagonal: bo
     return start, stop, (start * width + x) * directions + direction, (width + right) * directions
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _fill(x: Array, begin: int, end: int) -> None:
     for i in range(begin, end):
         x[i] = 0
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _forward_share(
     gates: Array, panels: Array, h0: Array, c0: Array, hidden: Array, cells: Array, gated: Array, memory: Array,
     shape: tuple[int, int, int, int], h: int, taps: int, diagonal: bool, per: int, blocks: int,
@@ -82,7 +82,7 @@ def _forward_share(
                 )  # fmt: skip
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _backward_share(
     g: Array, panels: Array, h0: Array, c0: Array, hidden: Array, cells: Array, gated: Array, dgates: Array,
     dweight: Array, dh0: Array, dc0: Array, ones: Array, memory: Array,

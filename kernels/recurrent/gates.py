@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micrognm.kernels.jit import SERIAL
+from micrognm.kernels.jit import INNER
 from micrognm.kernels.vectors import Vectors, in_registers
 from numba import njit
 
@@ -100,7 +100,7 @@ def _copy(on: Vectors, lines: Any, h: Any, to: Any, to_step: Any, x: Any, x_step
     _each(on, lines, h, body)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def advance(
     number: float, lines: int, h: int, apart: int, count: int, total: int, gates: int, carry: int, state: int,
     gated: int, cells: int, hidden: int,
@@ -109,7 +109,7 @@ def advance(
     _advance(number, (lines, h, apart, count, total, gates, carry, state, gated, cells, hidden))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def retreat(
     number: float, lines: int, h: int, apart: int, count: int, dh: int, dh_step: int, dc: int, later: int,
     later_step: int, g: int, gated: int, cells: int, before: int, before_step: int, dgates: int,
@@ -123,7 +123,7 @@ def retreat(
     )
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def copy(number: float, lines: int, h: int, to: int, to_step: int, x: int, x_step: int) -> None:
     """h numbers of each line."""
     _copy(number, (lines, h, to, to_step, x, x_step))

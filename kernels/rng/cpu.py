@@ -1,6 +1,6 @@
 """reference.py in Numba. Words are made a block at a time, into 4 KiB that stay in the cache, and used from there.
 
-Parts of 16 blocks go to the threads; what an element is does not depend on which part it is in.
+What an element is does not depend on which thread makes it.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from micrognm.kernels.jit import PARALLEL, SERIAL
+from micrognm.kernels.jit import INNER, SERIAL
 from micrognm.kernels.maths import log
-from numba import njit, prange
+from micrognm.kernels.workers import run
+from numba import get_num_threads, njit
 
 Array = Any
 LANES = 256
 BLOCK = 4 * LANES
-PART = 16 * BLOCK  # elements: enough to pay for a thread, little enough to spread
+LARGE = 16 * BLOCK  # elements that pay for a thread
 UNIT = 2.0**-24
 
 # sin(t) / t and cos(t) in powers of t^2, |t| <= pi / 4: Taylor's series, cut where float64 sees no more.
@@ -43,38 +44,35 @@ def _words(block: int, k0: int, k1: int, out: Array) -> None:
         out[3 * LANES + t] = np.int32(c3 >> eight)
 
 
-@njit(**SERIAL)
-def _uniform_part(out: Array, k0: int, k1: int, start: int) -> None:
-    unit = out.dtype.type(UNIT)
-    words = np.empty(BLOCK, np.int32)
-    for at in range(start, min(start + PART, out.size), BLOCK):
+@njit(inline="always", **INNER)
+def _blocks(size: int, worker: int, workers: int) -> range:
+    """Where a worker's blocks begin."""
+    blocks = (size + BLOCK - 1) // BLOCK
+    return range(blocks * worker // workers * BLOCK, blocks * (worker + 1) // workers * BLOCK, BLOCK)
+
+
+@njit(**INNER)
+def _uniform(out: Array, k0: int, k1: int, memory: Array, worker: int, workers: int) -> None:
+    unit, words = out.dtype.type(UNIT), memory[worker]
+    for at in _blocks(out.size, worker, workers):
         _words(at // BLOCK, k0, k1, words)
         y = out[at : at + BLOCK]
         for i in range(y.size):
             y[i] = out.dtype.type(words[i]) * unit
 
 
-@njit(**PARALLEL)
-def _uniform(out: Array, k0: int, k1: int) -> None:
-    for part in prange((out.size + PART - 1) // PART):
-        _uniform_part(out, k0, k1, part * PART)
-
-
 def uniform(like: Array, n: int, key: int) -> Array:
-    return _filled(_uniform, _uniform_part, np.empty(n, like.dtype), key)
+    return _filled(_uniform, np.empty(n, like.dtype), key)
 
 
-def _filled(parallel: Any, part: Any, out: Array, key: int, *rest: Any) -> Array:
-    """out, filled in threads if it has more than one part."""
-    halves = np.uint64(key % 2**32), np.uint64(key >> 32)
-    if out.size > PART:
-        parallel(out, *halves, *rest)
-    else:
-        part(out, *halves, *rest, 0)
+def _filled(kernel: Any, out: Array, key: int, *rest: Any) -> Array:
+    workers = get_num_threads() if out.size > LARGE else 1
+    words = np.empty((workers, BLOCK), np.int32)
+    run(kernel, (out, np.uint64(key % 2**32), np.uint64(key >> 32), words, *rest), workers)
     return out
 
 
-@njit(inline="always", **SERIAL)
+@njit(inline="always", **INNER)
 def _series(x: Any, a: tuple[float, ...]) -> Any:
     """a[0] + a[1] x + ... in x's dtype, with no loop that would keep LLVM from making vectors of the loop around it."""
     n = type(x)
@@ -82,7 +80,7 @@ def _series(x: Any, a: tuple[float, ...]) -> Any:
     return ((((y * x + n(a[4])) * x + n(a[3])) * x + n(a[2])) * x + n(a[1])) * x + n(a[0])
 
 
-@njit(inline="always", **SERIAL)
+@njit(inline="always", **INNER)
 def _turn(word: int, like: Array) -> tuple[Any, Any]:
     """cos and sin of word / 2^24 turns, in like's dtype. The eighth of a turn that is left is exact."""
     number = like.dtype.type
@@ -95,17 +93,16 @@ def _turn(word: int, like: Array) -> tuple[Any, Any]:
     return (-cosine if (quarter + 1) & 2 else cosine), (-sine if quarter & 2 else sine)
 
 
-@njit(**SERIAL)
-def _normal_part(out: Array, k0: int, k1: int, start: int) -> None:
-    unit = out.dtype.type(UNIT)
-    words, numbers = np.empty(BLOCK, np.int32), np.empty(BLOCK, out.dtype)
-    for at in range(start, min(start + PART, out.size), BLOCK):
+@njit(**INNER)
+def _normal(out: Array, k0: int, k1: int, memory: Array, numbers: Array, worker: int, workers: int) -> None:
+    unit, words, number = out.dtype.type(UNIT), memory[worker], numbers[worker]
+    for at in _blocks(out.size, worker, workers):
         _words(at // BLOCK, k0, k1, words)
         for half in range(2):
             first = words[2 * half * LANES : (2 * half + 1) * LANES]
             second = words[(2 * half + 1) * LANES : (2 * half + 2) * LANES]
-            cosines = numbers[2 * half * LANES : (2 * half + 1) * LANES]
-            sines = numbers[(2 * half + 1) * LANES : (2 * half + 2) * LANES]
+            cosines = number[2 * half * LANES : (2 * half + 1) * LANES]
+            sines = number[(2 * half + 1) * LANES : (2 * half + 2) * LANES]
             for t in range(LANES):
                 radius = np.sqrt(out.dtype.type(-2) * log(out.dtype.type(first[t] + 1) * unit))
                 c, s = _turn(second[t], out)
@@ -113,36 +110,27 @@ def _normal_part(out: Array, k0: int, k1: int, start: int) -> None:
                 sines[t] = radius * s
         y = out[at : at + BLOCK]
         for i in range(y.size):
-            y[i] = numbers[i]
-
-
-@njit(**PARALLEL)
-def _normal(out: Array, k0: int, k1: int) -> None:
-    for part in prange((out.size + PART - 1) // PART):
-        _normal_part(out, k0, k1, part * PART)
+            y[i] = number[i]
 
 
 def normal(like: Array, n: int, key: int) -> Array:
-    return _filled(_normal, _normal_part, np.empty(n, like.dtype), key)
+    out = np.empty(n, like.dtype)
+    return _filled(_normal, out, key, np.empty((get_num_threads(), BLOCK), out.dtype))
 
 
-@njit(**SERIAL)
-def _dropout_part(out: Array, k0: int, k1: int, x: Array, least: int, scale: float, start: int) -> None:
-    words = np.empty(BLOCK, np.int32)
-    for at in range(start, min(start + PART, out.size), BLOCK):
+@njit(**INNER)
+def _dropout(
+    out: Array, k0: int, k1: int, memory: Array, x: Array, least: int, scale: float, worker: int, workers: int
+) -> None:
+    words = memory[worker]
+    for at in _blocks(out.size, worker, workers):
         _words(at // BLOCK, k0, k1, words)
         y, given = out[at : at + BLOCK], x[at : at + BLOCK]
         for i in range(y.size):
             y[i] = given[i] * scale if words[i] >= least else out.dtype.type(0)
 
 
-@njit(**PARALLEL)
-def _dropout(out: Array, k0: int, k1: int, x: Array, least: int, scale: float) -> None:
-    for part in prange((out.size + PART - 1) // PART):
-        _dropout_part(out, k0, k1, x, least, scale, part * PART)
-
-
 def dropout(x: Array, rate: float, key: int) -> Array:
     flat = np.ascontiguousarray(x).reshape(-1)
     least, scale = np.int32(np.ceil(rate * 2**24)), x.dtype.type(1 / (1 - rate))
-    return _filled(_dropout, _dropout_part, np.empty_like(flat), key, flat, least, scale).reshape(x.shape)
+    return _filled(_dropout, np.empty_like(flat), key, flat, least, scale).reshape(x.shape)
