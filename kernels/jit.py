@@ -15,8 +15,8 @@ SERIAL: dict[str, Any] = {
 }  # fmt: skip
 PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
 
-# For functions that compiled code alone calls, or `workers.run`: an entry from Python takes time to compile. A call from
-# Python crashes.
+# For functions that compiled code alone calls, or `workers.run`: an entry from Python takes time to compile. Called
+# from Python they crash.
 INNER: dict[str, Any] = {**SERIAL, "no_cpython_wrapper": True}
 INLINED: dict[str, Any] = {**INNER, "forceinline": True}
 

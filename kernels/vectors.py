@@ -150,14 +150,16 @@ class Vectors:
 
     def exp(self, x: Any) -> Any:
         """e^x for x up to 88 (float64: 709): 0 where that is subnormal."""
-        q, power = self._reduced(x, ENDS[self.T][3])
+        q, power = self._reduced(self._at_least(x, ENDS[self.T][3]))
         return self.builder.fmul(self.builder.fadd(q, self.numbers(1)), power)
 
     def sigmoid(self, x: Any) -> Any:
         """1 / (1 + e^-x), without overflow: no less than the least number that is not subnormal, about."""
-        one, end = self.numbers(1), self.numbers(ENDS[self.T][3])
-        x = self.builder.select(self.builder.fcmp_ordered("<", x, end), end, x)  # written so that NaN stays
-        return self.builder.fdiv(one, self.builder.fadd(one, self.exp(self.builder.fneg(x))))
+        builder, one, end = self.builder, self.numbers(1), self.numbers(-ENDS[self.T][3])
+        x = self._at_least(x, ENDS[self.T][3])
+        x = builder.select(builder.fcmp_ordered(">", x, end), end, x)
+        q, power = self._reduced(x, -1)
+        return builder.fdiv(one, self.fma(builder.fadd(q, one), power, one))
 
     def tanh(self, x: Any) -> Any:
         """-t / (t + 2) of |x| for t = e^(-2|x|) - 1, with the sign of x."""
@@ -165,21 +167,25 @@ class Vectors:
         sign = ir.Constant(self.integers, [1 << self.bits - 1] * self.width)
         bits = builder.bitcast(x, self.integers)
         size = builder.bitcast(builder.and_(bits, builder.not_(sign)), self.vector)
-        q, power = self._reduced(builder.fmul(size, self.numbers(-2)), ENDS[self.T][2])
+        q, power = self._reduced(self._at_least(builder.fmul(size, self.numbers(-2)), ENDS[self.T][2]))
         t = self.fma(power, q, builder.fsub(power, self.numbers(1)))
         y = builder.fdiv(builder.fneg(t), builder.fadd(t, two))
         y = builder.or_(builder.bitcast(y, self.integers), builder.and_(bits, sign))
         return builder.bitcast(y, self.vector)
 
-    def _reduced(self, x: Any, least: float) -> tuple[Any, Any]:
-        """e^r - 1 and 2^k for x = k log(2) + r, x being at least the number given."""
+    def _at_least(self, x: Any, least: float) -> Any:
+        end = self.numbers(least)
+        return self.builder.select(self.builder.fcmp_ordered("<", x, end), end, x)  # written so that NaN stays
+
+    def _reduced(self, x: Any, sign: int = 1) -> tuple[Any, Any]:
+        """e^r - 1 and 2^k for x = k log(2) + r; with sign -1, for -x."""
         builder, mantissa = self.builder, MANTISSA[self.bits]
         high, low = LOG2[self.T]
-        rounder, end = self.numbers(1.5 * 2.0**mantissa), self.numbers(least)
-        x = builder.select(builder.fcmp_ordered("<", x, end), end, x)
-        rounded = self.fma(x, self.numbers(1 / np.log(2)), rounder)
+        rounder = self.numbers(1.5 * 2.0**mantissa)
+        rounded = self.fma(x, self.numbers(sign / np.log(2)), rounder)
         k = builder.fsub(rounded, rounder)
-        r = self.fma(k, self.numbers(-low), self.fma(k, self.numbers(-high), x))
+        signed = x if sign == 1 else builder.fneg(x)
+        r = self.fma(k, self.numbers(-low), self.fma(k, self.numbers(-high), signed))
         p = self.numbers(EXP[self.T][-1])
         for c in EXP[self.T][-2::-1]:
             p = self.fma(p, r, self.numbers(c))
