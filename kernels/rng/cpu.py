@@ -52,8 +52,8 @@ def _blocks(size: int, worker: int, workers: int) -> range:
 
 
 @njit(**INNER)
-def _uniform(out: Array, k0: int, k1: int, memory: Array, worker: int, workers: int) -> None:
-    unit, words = out.dtype.type(UNIT), memory[worker]
+def _uniform(out: Array, k0: int, k1: int, worker: int, workers: int) -> None:
+    unit, words = out.dtype.type(UNIT), np.empty(BLOCK, np.int32)
     for at in _blocks(out.size, worker, workers):
         _words(at // BLOCK, k0, k1, words)
         y = out[at : at + BLOCK]
@@ -67,8 +67,7 @@ def uniform(like: Array, n: int, key: int) -> Array:
 
 def _filled(kernel: Any, out: Array, key: int, *rest: Any) -> Array:
     workers = get_num_threads() if out.size > LARGE else 1
-    words = np.empty((workers, BLOCK), np.int32)
-    run(kernel, (out, np.uint64(key % 2**32), np.uint64(key >> 32), words, *rest), workers)
+    run(kernel, (out, np.uint64(key % 2**32), np.uint64(key >> 32), *rest), workers)
     return out
 
 
@@ -94,15 +93,16 @@ def _turn(word: int, like: Array) -> tuple[Any, Any]:
 
 
 @njit(**INNER)
-def _normal(out: Array, k0: int, k1: int, memory: Array, numbers: Array, worker: int, workers: int) -> None:
-    unit, words, number = out.dtype.type(UNIT), memory[worker], numbers[worker]
+def _normal(out: Array, k0: int, k1: int, worker: int, workers: int) -> None:
+    unit = out.dtype.type(UNIT)
+    words, numbers = np.empty(BLOCK, np.int32), np.empty(BLOCK, out.dtype)  # its own: apart
     for at in _blocks(out.size, worker, workers):
         _words(at // BLOCK, k0, k1, words)
         for half in range(2):
             first = words[2 * half * LANES : (2 * half + 1) * LANES]
             second = words[(2 * half + 1) * LANES : (2 * half + 2) * LANES]
-            cosines = number[2 * half * LANES : (2 * half + 1) * LANES]
-            sines = number[(2 * half + 1) * LANES : (2 * half + 2) * LANES]
+            cosines = numbers[2 * half * LANES : (2 * half + 1) * LANES]
+            sines = numbers[(2 * half + 1) * LANES : (2 * half + 2) * LANES]
             for t in range(LANES):
                 radius = np.sqrt(out.dtype.type(-2) * log(out.dtype.type(first[t] + 1) * unit))
                 c, s = _turn(second[t], out)
@@ -110,19 +110,18 @@ def _normal(out: Array, k0: int, k1: int, memory: Array, numbers: Array, worker:
                 sines[t] = radius * s
         y = out[at : at + BLOCK]
         for i in range(y.size):
-            y[i] = number[i]
+            y[i] = numbers[i]
 
 
 def normal(like: Array, n: int, key: int) -> Array:
-    out = np.empty(n, like.dtype)
-    return _filled(_normal, out, key, np.empty((get_num_threads(), BLOCK), out.dtype))
+    return _filled(_normal, np.empty(n, like.dtype), key)
 
 
 @njit(**INNER)
 def _dropout(
-    out: Array, k0: int, k1: int, memory: Array, x: Array, least: int, scale: float, worker: int, workers: int
+    out: Array, k0: int, k1: int, x: Array, least: int, scale: float, worker: int, workers: int
 ) -> None:
-    words = memory[worker]
+    words = np.empty(BLOCK, np.int32)
     for at in _blocks(out.size, worker, workers):
         _words(at // BLOCK, k0, k1, words)
         y, given = out[at : at + BLOCK], x[at : at + BLOCK]
