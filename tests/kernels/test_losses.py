@@ -152,3 +152,13 @@ def test_categorical_takes_minus_infinity(module, classes):
     want = np.zeros((2, classes))
     want[1, :2] = [1, -1]
     np.testing.assert_array_equal(slope, want)
+
+
+@pytest.mark.parametrize("module", IMPLEMENTATIONS)
+@pytest.mark.parametrize("classes", [17, 64, 65, 150])
+def test_the_largest_logit_is_found_wherever_it_stands(module, classes):
+    """Its exponential would be infinite: a row that overlooks it is not finite."""
+    logits = np.where(np.eye(classes, dtype=bool), np.float32(1000), np.float32(0))
+    y, largest, _ = module.categorical(logits, np.arange(classes))
+    np.testing.assert_array_equal(y, 0)
+    np.testing.assert_array_equal(largest, 1000)

@@ -120,3 +120,12 @@ def test_nan_reaches_what_reads_it_and_nothing_before(diagonal, rng):
     bad = np.isnan(cpu.forward(gates, weight, h0, c0, diagonal)[0]).all(axis=(3, 4))
     assert not bad[0].any()
     assert bad[1].tolist() == [[False] * 3, [False, True, diagonal], [not diagonal, True, True]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gates_far_beyond_where_they_saturate(dtype, rng):
+    """The exponential of a gate has ends on both sides, beyond which its power of two is no number."""
+    gates, *rest = (x.astype(dtype) for x in draw(rng, 2, 2, 3, 1, 8, 3, False))
+    gates[...] = rng.choice([-1e30, -2000, -200, 200, 2000, 1e30], gates.shape)
+    for got, want in zip(cpu.forward(gates, *rest, False), reference.forward(gates, *rest, False), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-30)
