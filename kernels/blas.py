@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from micrognm.kernels import workers
 from micrognm.kernels.jit import INNER
+from micrognm.kernels.workers import run
 from numba import get_num_threads, njit, types
 from numba.extending import get_cython_function_address, intrinsic
 
 from micrognm import backend
 
 Array = Any
-ROUTINES = {"float32": "sgemm", "float64": "dgemm"}
-SCALES = {name: np.array([0, 1], name) for name in ROUTINES}
+ROUTINES = {"f": "sgemm", "d": "dgemm"}
+SCALES = {dtype: np.array([0, 1], dtype) for dtype in ROUTINES}
 LETTERS = np.frombuffer(b"NT", np.uint8)  # how a matrix lies: as FORTRAN expects it, or transposed
 LETTERS_AT: int = LETTERS.ctypes.data
+LONG = 4  # times as many products in a sum as rows or columns: from there on the sum is cut, into as many parts
 
 
 @intrinsic
@@ -38,42 +39,28 @@ def _call(typingctx: Any, function: Any, addresses: Any) -> Any:
 
 
 @njit(**INNER)
-def _part(
-    scales: Array,
-    gemm: int,
-    letters: int,
-    start: int,
-    shape: tuple,
-    a: tuple,
-    b: tuple,
-    out: int,
-    worker: int,
-    workers: int,
-) -> None:
-    """out [n, m] = a [n, k] @ b [k, m] + start * out, for one worker's rows or columns of out.
+def _products(
+    scales: Array, gemm: int, how: tuple, start: int, sizes: tuple, addresses: tuple, cut: int, steps: tuple,
+    parts: int, worker: int, workers: int,
+) -> None:  # fmt: skip
+    """out [n, m] = a [n, k] @ b [k, m] + start * out, for one worker's parts of n, m or k.
 
-    a and b: the address of a matrix, how far apart its rows are (columns where it is transposed), and whether it is
-    transposed. To FORTRAN each matrix is its transpose, so that what is computed is out^T = b^T a^T + start * out^T.
+    To FORTRAN each matrix is its transpose, so that what is computed is out^T = b^T a^T + start * out^T. how: the
+    addresses of LETTERS for b and a. sizes: m, n, k, and how far apart the lines of b, a and out are. addresses: of b,
+    a and out. cut: which of the sizes is cut, and steps: how far it is from one number along it to the next, in b, a
+    and out, in bytes.
     """
-    (n, m, k), (at_a, apart_a, transposed_a), (at_b, apart_b, transposed_b) = shape, a, b
-    apart, size = m, scales.itemsize
-    if n >= m:
-        first, last = n * worker // workers, n * (worker + 1) // workers
-        n = last - first
-        at_a += size * first * (1 if transposed_a else apart_a)
-        out += size * first * apart
-    else:
-        first, last = m * worker // workers, m * (worker + 1) // workers
-        m = last - first
-        at_b += size * first * (apart_b if transposed_b else 1)
-        out += size * first
-    sizes = np.array([m, n, k, apart_b, apart_a, apart], np.int32)
-    of, scale = sizes.ctypes.data, scales.ctypes.data
-    how = letters + transposed_b, letters + transposed_a
-    _call(  # type: ignore[call-arg]  # without its typing context
-        gemm,
-        (*how, of, of + 4, of + 8, scale + size, at_b, of + 12, at_a, of + 16, scale + size * start, out, of + 20),
-    )
+    scale, size = scales.ctypes.data, scales.itemsize
+    for part in range(parts * worker // workers, parts * (worker + 1) // workers):
+        first, last = sizes[cut] * part // parts, sizes[cut] * (part + 1) // parts
+        own = np.array(sizes, np.int32)
+        own[cut] = last - first
+        of = own.ctypes.data
+        b, a, out = addresses[0] + first * steps[0], addresses[1] + first * steps[1], addresses[2] + first * steps[2]
+        if cut == 2:
+            out = addresses[2] + part * sizes[0] * sizes[1] * size  # each part of a sum is a matrix of its own
+        given = *how, of, of + 4, of + 8, scale + size, b, of + 12, a, of + 16, scale + size * start, out, of + 20
+        _call(gemm, given)  # type: ignore[call-arg]  # without its typing context
 
 
 @functools.cache
@@ -98,13 +85,26 @@ def _lying(x: Array) -> tuple[Array, int, int]:
 
 def multiply(a: Array, b: Array, bias: Array | None) -> Array:
     """a @ b (+ bias) for matrices of one dtype, which ROUTINES has."""
-    (n, k), m, dtype = a.shape, b.shape[1], a.dtype.name
+    (n, k), m, dtype, size = a.shape, b.shape[1], a.dtype.char, a.itemsize
     a, apart_a, transposed_a = _lying(a)
     b, apart_b, transposed_b = _lying(b)
-    out = np.empty((n, m), a.dtype)
+    workers = get_num_threads()
+    # Along a row of a matrix the next number is the next in memory, along a column it is `apart` from it.
+    along_a, down_a = (apart_a, 1) if transposed_a else (1, apart_a)
+    along_b, down_b = (apart_b, 1) if transposed_b else (1, apart_b)
+    # The gradient to the weights of a layer is a long sum of small products: cut along the sum, each matrix is read
+    # once. It is cut into as many parts whatever the number of threads, for its last digits depend on that.
+    if bias is None and k >= LONG * max(n, m):
+        cut, steps, parts, out = 2, (down_b, along_a, 0), LONG, np.empty((LONG, n, m), a.dtype)
+    else:
+        cut, steps = (1, (0, down_a, m)) if n >= m else (0, (along_b, 0, 1))
+        parts, out = workers, np.empty((n, m), a.dtype)
     if bias is not None:
         out[...] = bias
-    lies = (a.ctypes.data, apart_a, transposed_a), (b.ctypes.data, apart_b, transposed_b), out.ctypes.data
-    arguments = (SCALES[dtype], _gemm(dtype), LETTERS_AT, int(bias is not None), (n, m, k), *lies)
-    workers.run(_part, arguments, get_num_threads())
-    return out
+    how = LETTERS_AT + transposed_b, LETTERS_AT + transposed_a
+    sizes = m, n, k, apart_b, apart_a, m
+    addresses = b.ctypes.data, a.ctypes.data, out.ctypes.data
+    steps = tuple(size * step for step in steps)
+    start = int(bias is not None)
+    run(_products, (SCALES[dtype], _gemm(dtype), how, start, sizes, addresses, cut, steps, parts), workers)
+    return np.add.reduce(out) if cut == 2 else out

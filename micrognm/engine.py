@@ -176,7 +176,7 @@ class Tensor:
 
     def backward(self, grad_output: Tensor | None = None) -> None:
         """Add the gradients of this tensor (one number unless grad_output is given) to `.grad` of the leaves behind."""
-        for leaf, g in pull_back(self, grad_output).items():
+        for leaf, g in pull_back([self], [grad_output]).items():
             leaf.grad = g if leaf.grad is None else leaf.grad + g  # not in place: g may be another leaf's gradient too
 
     def numpy(self) -> np.ndarray:
@@ -270,38 +270,39 @@ def stop_gradient(x: Tensor) -> Tensor:
 # ---- gradients -------------------------------------------------------------------------------------------------------
 
 
+Tensors = Sequence[Tensor]
+
+
 @overload
 def grad(
-    y: Tensor, wrt: Tensor, grad_output: Tensor | None = ..., create_graph: bool = ..., allow_unused: bool = ...
+    y: Tensor | Tensors, wrt: Tensor, grad_output: Any = ..., create_graph: bool = ..., allow_unused: bool = ...
 ) -> Tensor: ...
 @overload
 def grad(
-    y: Tensor,
-    wrt: Sequence[Tensor],
-    grad_output: Tensor | None = ...,
-    create_graph: bool = ...,
-    allow_unused: bool = ...,
+    y: Tensor | Tensors, wrt: Tensors, grad_output: Any = ..., create_graph: bool = ..., allow_unused: bool = ...
 ) -> list[Tensor]: ...
 def grad(
-    y: Tensor,
-    wrt: Tensor | Sequence[Tensor],
-    grad_output: Tensor | None = None,
+    y: Tensor | Tensors,
+    wrt: Tensor | Tensors,
+    grad_output: Tensor | Sequence[Tensor | None] | None = None,
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> Tensor | list[Tensor]:
     """Gradient of y with respect to a tensor, or a list of them for several tensors.
 
-    y is one number, unless grad_output, of y's shape, weighs its elements (the cotangent). create_graph records the
-    gradients, so that they have gradients in turn. ValueError where y does not depend on a tensor; zeros instead with
-    allow_unused.
+    y is one number, unless grad_output, of y's shape, weighs its elements (the cotangent). Of several y, with as many
+    grad_output, it is the gradient of the sum, in one walk. create_graph records the gradients, so that they have
+    gradients in turn. ValueError where no y depends on a tensor; zeros instead with allow_unused.
     """
     targets = [wrt] if isinstance(wrt, Tensor) else list(wrt)
     for i, x in enumerate(targets):
         if x.node is None:
             raise ValueError(f"grad: wrt[{i}] {_named(x)} requires no gradient; make it with requires_grad=True")
-    found = {}
-    if y.node is not None or not allow_unused:
-        found = pull_back(y, grad_output, {x.node for x in targets}, create_graph)
+    ys, gs = ([y], [grad_output]) if isinstance(y, Tensor) else (list(y), _cotangents(grad_output, len(y)))
+    if allow_unused:
+        gs = [g for one, g in zip(ys, gs, strict=True) if one.node is not None]
+        ys = [one for one in ys if one.node is not None]
+    found = pull_back(ys, gs, {x.node for x in targets}, create_graph)  # type: ignore[arg-type]
     missing = [f"wrt[{i}] {_named(x)}" for i, x in enumerate(targets) if x.node not in found]
     if missing and not allow_unused:
         raise ValueError(f"grad: y does not depend on {', '.join(missing)}; allow_unused=True gives zeros")
@@ -309,14 +310,22 @@ def grad(
     return grads[0] if isinstance(wrt, Tensor) else grads
 
 
+def _cotangents(grad_output: Any, count: int) -> list[Tensor | None]:
+    given = [None] * count if grad_output is None else [grad_output] if isinstance(grad_output, Tensor) else grad_output
+    if len(given) != count:
+        raise ValueError(f"grad: {count} y need as many grad_output, got {len(given)}; None stands for one of 1")
+    return list(given)
+
+
 def _named(x: Tensor) -> str:
     return f"({x.dtype}{list(x.shape)})"
 
 
-def path_to(root: Node, targets: set | None, floor: int) -> tuple[list[Node], set]:
-    """The nodes between root and the targets (every leaf where None), youngest first, and the same as a set."""
+def path_to(roots: Iterable[Node], targets: set | None, floor: int) -> tuple[list[Node], set]:
+    """The nodes between the roots and the targets (every leaf where None), youngest first, and the same as a set."""
     oldest = -1 if targets is None else min(map(_age, targets), default=0)
-    seen, stack = {root}, [root]
+    stack = list(roots)
+    seen = set(stack)
     while stack:
         node = stack.pop()
         if node.order >= floor:
@@ -336,24 +345,22 @@ def path_to(root: Node, targets: set | None, floor: int) -> tuple[list[Node], se
 
 
 def pull_back(
-    y: Tensor, grad_output: Tensor | None, targets: set | None = None, create_graph: bool = False, floor: int = -1
+    ys: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor | None],
+    targets: set | None = None,
+    create_graph: bool = False,
+    floor: int = -1,
 ) -> dict[Any, Tensor]:
     """Gradients at the target nodes, at every leaf where None. Nodes older than floor are not entered."""
-    root = y.node
-    if root is None:
-        raise ValueError(f"grad: y {_named(y)} depends on nothing that requires a gradient, or ran under no_grad")
-    if grad_output is None:
-        if y.data.size != 1:
-            raise ValueError(f"grad: y {_named(y)} is not one number; take its sum or mean, or give grad_output")
-        grad_output = tensor(np.ones_like(y.data))
-    elif grad_output.shape != y.shape or grad_output.dtype != y.dtype:
-        raise ValueError(f"grad: grad_output {_named(grad_output)} must have y's shape and dtype {_named(y)}")
-    nodes, needed = path_to(root, targets, floor)
+    given = [_cotangent(y, g) for y, g in zip(ys, grad_outputs, strict=True)]
+    nodes, needed = path_to([y.node for y in ys], targets, floor)  # type: ignore[misc]
     everything, debugging = targets is None, state.debug
-    grads: dict[Node, Any] = {root: grad_output}
+    grads: dict[Any, Any] = {}
     found: dict[Any, Tensor] = {}
     ours: set[Node] = set()  # their gradients are sums made here, which nobody else holds
     with setting(recording=create_graph, debug=False), np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for y, g in zip(ys, given, strict=True):
+            grads[y.node] = grads[y.node] + g if y.node in grads else g
         for node in nodes:
             g = grads.pop(node, None)
             if g is None:  # only an output that nobody used leads here
@@ -399,6 +406,19 @@ def pull_back(
     return found
 
 
+def _cotangent(y: Tensor, g: Tensor | None) -> Tensor:
+    """g, or 1 for a y of one number, if y can be differentiated and g can weigh it."""
+    if y.node is None:
+        raise ValueError(f"grad: y {_named(y)} depends on nothing that requires a gradient, or ran under no_grad")
+    if g is None:
+        if y.data.size != 1:
+            raise ValueError(f"grad: y {_named(y)} is not one number; take its sum or mean, or give grad_output")
+        return tensor(np.ones_like(y.data))
+    if g.shape != y.shape or g.dtype != y.dtype:
+        raise ValueError(f"grad: grad_output {_named(g)} must have y's shape and dtype {_named(y)}")
+    return g
+
+
 def _unbroadcast(g: Tensor, shape: tuple[int, ...], op: Any, i: int) -> Tensor:
     """Sum g over the axes along which an argument of this shape was repeated."""
     lead = g.ndim - len(shape)
@@ -422,11 +442,10 @@ def pull_through(
         for x, parent in zip(inputs, node.parents, strict=True)
     ]
     y = f(*(x.data if x.node is None and not backend.is_array(x.data) else x for x in again))
-    if isinstance(g, list):
-        y = sum((part * gy).sum() for part, gy in zip(y, g, strict=True) if gy is not None)
-        g = None
+    parts = zip(y, g, strict=True) if isinstance(g, list) else [(y, g)]
+    used = [(part, each) for part, each in parts if each is not None and part.node is not None]
     targets = {x.node for x, needed in zip(again, wanted, strict=True) if needed}
-    found = pull_back(y, g, targets, True, floor) if y.node is not None else {}
+    found = pull_back([part for part, _ in used], [each for _, each in used], targets, True, floor)
     return [found.get(x.node) if needed else None for x, needed in zip(again, wanted, strict=True)]
 
 
@@ -462,7 +481,7 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
         raise TypeError(f"checkpoint: f must return one Tensor, got {type(y).__name__}; concat several into one")
     if y.node is None or y.node.order < floor:
         return y
-    outside = tuple(node for node in path_to(y.node, None, floor)[0] if node.order < floor)
+    outside = tuple(node for node in path_to([y.node], None, floor)[0] if node.order < floor)
     again = _Replay(f, tuple(tensor(x.data, x.node) if isinstance(x, Tensor) else x for x in before))
     return tensor(y.data, Node(again, outside, (), y.shape, y.dtype))
 
@@ -482,7 +501,7 @@ class _Replay:
             y = self.f(*(copy.deepcopy(x) if isinstance(x, np.random.Generator) else x for x in self.xs))
         if y.shape != node.shape or y.node is None:
             raise ValueError(f"checkpoint: f gave {list(node.shape)} and, run again, {list(y.shape)} or no gradient")
-        found = pull_back(y, g, set(node.parents), create_graph, floor)
+        found = pull_back([y], [g], set(node.parents), create_graph, floor)
         return [found.get(parent) for parent in node.parents]
 
     def rule_of(self, i: int) -> str:

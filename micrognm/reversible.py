@@ -82,7 +82,7 @@ def reversible(blocks: Sequence[Block], x: Tensor, *given: Any) -> tuple[Tensor,
         out, each = block(tensor(y, Leaf(x.shape, x.dtype)), *given)
         for result in (out, each):
             if result.node is not None:
-                outside.update((node, None) for node in path_to(result.node, None, floor)[0] if node.order < floor)
+                outside.update((node, None) for node in path_to([result.node], None, floor)[0] if node.order < floor)
         y, total = out.data, each.data if total is None else total + each.data
         del out, each, result  # the tape of this block, before the next one writes its own
     if total is None:
@@ -129,11 +129,10 @@ class _Inverted:
             leaf = node.parents[0] if create_graph else Leaf(x.shape, x.dtype)
             with setting(recording=True), frozen():
                 y, logdet = chain(part, tensor(x.data, leaf), *self.given)
-            both = Node(_Both(gy, glogdet), (y.node, logdet.node), (), (), x.dtype)
-            one = tensor(np.ones_like(x.data, shape=()), both)
+            used = [(each, g) for each, g in ((y, gy), (logdet, glogdet)) if each.node is not None]
             targets = outside | ({leaf} if leaf is not None and (i > 0 or wanted[0]) else set())
-            pulled = pull_back(one, None, targets, create_graph, floor)
-            del y, logdet, both, one
+            pulled = pull_back([y for y, _ in used], [g for _, g in used], targets, create_graph, floor)
+            del y, logdet, used
             gx = pulled.pop(leaf, None)
             for parent, each in pulled.items():
                 found[parent] = found[parent] + each if parent in found else each
@@ -154,16 +153,3 @@ class _Inverted:
 
     def rule_of(self, i: int) -> str:
         return f"reversible: the gradient of {'x' if i == 0 else f'outer tensor {i - 1}'}"
-
-
-class _Both:
-    """The op of one root above both outputs of a block, so that their gradients are pulled back together."""
-
-    name = "both"
-    pull_all, unknown = None, ()
-
-    def __init__(self, *gs: Tensor) -> None:
-        self.pull = [lambda g, s, n, i, each=each: each for each in gs]
-
-    def rule_of(self, i: int) -> str:
-        return "the gradient of a block's output"

@@ -52,7 +52,6 @@ def _normalise() -> None:
 
 def _invertible() -> None:
     _run(ops.invertible, _drawn(2, 4, 4, 12), _drawn(12, 12), _drawn(12), _drawn(12))
-    _run(ops.logabsdet, _drawn(12, 12))
     for sigmoid in (False, True):
         _run(lambda *xs, s=sigmoid: ops.coupling(*xs, sigmoid=s), *(_drawn(2, 4, 4, 6) for _ in range(3)))
 

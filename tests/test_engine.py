@@ -263,6 +263,34 @@ def test_backward_adds_to_one_leaf_alone():
         same(other, 1.0, 1.0)
 
 
+def test_several_y_are_their_sum_in_one_walk():
+    x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    y = x * w
+    z = (y * y).sum()  # behind y, which is asked for as well
+    weights = Tensor(np.array([10.0, 20.0]))
+    dx, dw = grad([y, z, y], [x, w], [weights, None, weights])
+    want_dx, want_dw = grad((y * weights).sum() * 2 + z, [x, w])
+    same(dx, *want_dx.numpy())
+    same(dw, *want_dw.numpy())
+    same(weights, 10.0, 20.0)  # not added to in place
+    same(grad([z, x], x, [None, weights]), *(2 * x * w * w + weights).numpy())  # a y that is what is asked for
+    g = grad([y, z], x, [w, None], create_graph=True)  # w + ... : the cotangent has a gradient too
+    same(grad(g.sum(), w), *(2 * w + 4 * x * w).numpy())
+
+
+def test_what_several_y_refuse():
+    x, constant = leaf(1.0, 2.0), Tensor(np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="2 y need as many grad_output, got 1; None stands for one of 1"):
+        grad([x * 2, x * 3], x, constant)
+    with pytest.raises(ValueError, match=r"y \(float64\[2\]\) is not one number"):
+        grad([x.sum(), x * 3], x)
+    with pytest.raises(ValueError, match="depends on nothing"):
+        grad([x.sum(), constant.sum()], x)
+    same(grad([x.sum(), constant.sum()], x, allow_unused=True), 1.0, 1.0)
+    same(grad([constant.sum()], x, allow_unused=True), 0.0, 0.0)
+    same(grad([], x, allow_unused=True), 0.0, 0.0)
+
+
 def test_unused():
     x, other = leaf(1.0), Tensor(np.ones((2, 3), np.float32), requires_grad=True)
     with pytest.raises(

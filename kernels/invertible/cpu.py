@@ -23,6 +23,7 @@ from micrognm import backend
 Array = Any
 POINT = ((0,),), (1,)  # the taps and the stride of a 1x1 convolution of a series
 PART = 1 << 13  # elements of one sample whose logarithms are added in float32; parts are added in float64
+LAPACK_BLOCK = 64  # columns that LAPACK takes at once
 SUMS: dict[str, Any] = {**INNER, "fastmath": FAST}
 
 
@@ -49,7 +50,7 @@ def determinant(weight: Array) -> tuple[Array, Array]:
     diagonal = np.abs(np.diagonal(lu))
     if not diagonal.all():
         return weight.dtype.type(-np.inf), np.zeros_like(weight)
-    inverse, _ = lapack.dgetrs(lu, pivots, np.eye(len(lu)), overwrite_b=True)  # of the transpose
+    inverse, _ = lapack.dgetri(lu, pivots, lwork=LAPACK_BLOCK * len(lu), overwrite_lu=True)  # of the transpose
     return np.log(diagonal).sum().astype(weight.dtype), inverse.astype(weight.dtype)
 
 

@@ -13,50 +13,80 @@ from micrognm.operation import op
 from micrognm.ops.activation import sigmoid as logistic
 from micrognm.ops.activation import softplus
 from micrognm.ops.arithmetic import exp
-from micrognm.ops.linalg import affine, inverse, matmul, triangle
+from micrognm.ops.linalg import affine, inverse, logabsdet, matmul, triangle
 from micrognm.ops.reduce import sum
 from micrognm.ops.shape import reshape
 
 # ---- actnorm and the 1x1 convolution ---------------------------------------------------------------------------------
 
 
-@op
-def invertible(x, weight, scale, shift):
-    """(scale x + shift) @ weight at each pixel: x [..., C], weight [C, C], scale [C], shift [C] -> [..., C]
+@op(outputs=2, keeps=("scale", "inverse_transposed"))
+def invertible(x, weight, log_scale, shift, *, determinant=True):
+    """(e^log_scale x + shift) @ weight, x [N, ..., C], weight [C, C], log_scale [C], shift [C]; log-determinant, []
 
-    Glow's actnorm and invertible 1x1 convolution (Kingma and Dhariwal 2018, table 1) as one product. The
-    log-determinant of a sample is its number of pixels times logabsdet(weight) + sum(log |scale|).
+    Glow's actnorm and invertible 1x1 convolution (Kingma and Dhariwal 2018, table 1) as one product: y [N, ..., C], and
+    the log-determinant of a sample, the same for all: its number of pixels times sum(log_scale) + log |det weight|, of
+    which the second is left out without `determinant` (see plu). ValueError where weight is singular.
     """
-    channels = x.shape[-1] if x.ndim else None
-    for name, parameter, shape in (("weight", weight, (channels,) * 2), ("scale", scale, (channels,)),
-                                   ("shift", shift, (channels,))):  # fmt: skip
+    _check_step(x, weight, log_scale, shift)
+    kernel, scale = backend.kernel("invertible", x), np.exp(log_scale)
+    logdet, inverse_transposed = np.sum(log_scale, keepdims=True), None
+    if determinant:
+        of_weight, inverse_transposed = kernel.determinant(weight)
+        if of_weight == -np.inf:
+            raise ValueError("weight is singular: its determinant is 0, the logarithm -infinity")
+        logdet = logdet + of_weight
+    logdet = (_pixels(x) * logdet).reshape(())
+    return kernel.forward(x, weight, scale, shift), logdet, scale, inverse_transposed
+
+
+def _check_step(x: Any, weight: Any, log_scale: Any, shift: Any) -> None:
+    if x.ndim < 2:
+        raise ValueError("x has no axis of samples before that of channels; write x[None]")
+    c = x.shape[-1]
+    for name, parameter, shape in ("weight", weight, (c, c)), ("log_scale", log_scale, (c,)), ("shift", shift, (c,)):
         if parameter.shape != shape:
-            raise ValueError(f"{name} must be {list(shape)} for {channels} channels of x, is {list(parameter.shape)}")
-    return backend.kernel("invertible", x).forward(x, weight, scale, shift)
+            raise ValueError(f"{name} must be {list(shape)} for {c} channels of x, is {list(parameter.shape)}")
 
 
-def _composed(x, weight, scale, shift):
-    return _affine(x, reshape(scale, shape=(-1, 1)) * weight, matmul(shift, weight))
+def _pixels(x: Any) -> int:
+    return math.prod(x.shape[1:-1])
+
+
+def _composed(x, weight, log_scale, shift, determinant):
+    logdet = sum(log_scale) + (logabsdet(weight) if determinant else 0)
+    return _affine(x, reshape(exp(log_scale), shape=(-1, 1)) * weight, matmul(shift, weight)), _pixels(x) * logdet
 
 
 def _affine(x, weight, bias):
     return reshape(affine(reshape(x, shape=(math.prod(x.shape[:-1]), x.shape[-1])), weight, bias), shape=x.shape)
 
 
-invertible.vjp_at_once(
-    lambda g, needs, x, weight, scale, shift: backend.kernel("invertible", x).backward(g, x, weight, scale, shift),
-    _composed,
-)
+def _step_rule(g, needs, x, weight, shift, scale, inverse_transposed):
+    gy, glogdet = g
+    dx = dweight = dlog_scale = dshift = None
+    if gy is not None:
+        dx, dweight, dscale, dshift = backend.kernel("invertible", x).backward(gy, x, weight, scale, shift)
+        dlog_scale = scale * dscale
+    if glogdet is not None:
+        each = _pixels(x) * glogdet
+        dlog_scale = np.full_like(scale, each) if dlog_scale is None else dlog_scale + each
+        if inverse_transposed is not None:
+            of_weight = each * inverse_transposed
+            dweight = of_weight if dweight is None else dweight + of_weight
+    return dx, dweight, dlog_scale, dshift
 
 
-def invertible_inverse(y: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x of which y = invertible(x, weight, scale, shift), for y [..., C]: (y @ weight^-1 - shift) / scale.
+invertible.vjp_at_once(_step_rule, _composed)
 
-    Raises ValueError where weight is singular, or too nearly for its dtype (see `inverse`), or a scale is 0.
+
+def invertible_inverse(y: Tensor, weight: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
+    """x of which y = invertible(x, weight, log_scale, shift)[0]: (y @ weight^-1 - shift) e^-log_scale, for y [..., C].
+
+    Raises ValueError where weight is singular, or too nearly for its dtype (see `inverse`).
     """
-    if not (scale.data != 0).all():
-        raise ValueError("invertible_inverse: scale holds a 0, behind which x is lost")
-    return _affine(y, inverse(weight) / scale, -shift / scale)
+    back = exp(-log_scale)
+    return _affine(y, inverse(weight) * back, -shift * back)
 
 
 def plu(permutation: Tensor, lower: Tensor, upper: Tensor, log_scale: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ PAIRS = [(a, b) for a in LAYOUTS for b in LAYOUTS if a == b or "rows" in (a, b)]
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("shape", "layout_a", "layout_b"),
-    [(shape, *pair) for shape in [(300, 200, 500), (500, 200, 300)] for pair in PAIRS]
+    [(shape, *pair) for shape in [(300, 200, 500), (500, 200, 300), (50, 4003, 90)] for pair in PAIRS]
     + [(shape, name, name) for shape in [(1, 4100, 4100), (4100, 4100, 1)] for name in ("rows", "columns")],
 )
 def test_a_large_product_is_numpys(shape, dtype, biased, layout_a, layout_b, rng):
@@ -48,6 +48,19 @@ def test_however_many_threads(threads, rng):
     try:
         numba.set_num_threads(threads)
         np.testing.assert_allclose(matmul.matmul(a, b), a @ b, rtol=0, atol=1e-4)
+    finally:
+        numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", range(2, min(4, numba.config.NUMBA_NUM_THREADS) + 1))
+def test_a_long_sum_does_not_depend_on_the_number_of_threads(threads, rng):
+    before = numba.get_num_threads()
+    a, b = rng.standard_normal((4003, 50), np.float32).T, rng.standard_normal((4003, 90), np.float32)
+    try:
+        numba.set_num_threads(1)
+        alone = matmul.matmul(a, b)
+        numba.set_num_threads(threads)
+        np.testing.assert_array_equal(matmul.matmul(a, b), alone)
     finally:
         numba.set_num_threads(before)
 

@@ -274,7 +274,7 @@ def test_samples_follow_the_density(rng):
 def test_a_singular_weight_is_named_before_there_is_a_nan(rng):
     model, x, _ = trained(rng, 1)
     model.steps[0][0].W.data[:, 0] = 0
-    with pytest.raises(ValueError, match="x is singular"):
+    with pytest.raises(ValueError, match="weight is singular"):
         model.log_prob(x)
     with pytest.raises(ValueError, match="singular"):
         model.sample(1, rng)

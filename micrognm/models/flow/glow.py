@@ -40,7 +40,6 @@ from micrognm.ops import (
     invertible,
     invertible_inverse,
     log,
-    logabsdet,
     mean,
     mul,
     plu,
@@ -157,10 +156,8 @@ class Step(Module):
         ]
 
     def weight(self) -> tuple[Tensor, Tensor | float]:
-        """W [C, C], and log |det W|. ValueError where it is singular."""
-        if self.mixing == "plu":
-            return plu(self.P, self.L, self.U, self.log_s, self.sign)
-        return self.W, logabsdet(self.W) if self.mixing == "1x1" else 0.0
+        """W [C, C], and what is known of log |det W| without computing it: all but for a mixing "1x1"."""
+        return plu(self.P, self.L, self.U, self.log_s, self.sign) if self.mixing == "plu" else (self.W, 0.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.training and not is_frozen() and not self.initialised:
@@ -169,10 +166,10 @@ class Step(Module):
                 self.logs.data[...] = logs.data
                 self.b.data[...] = (-centre * exp(FACTOR * logs)).data
                 self.initialised[...] = True
-        W, logdet = self.weight()
-        logs = FACTOR * self.logs
-        y = invertible(x, W, exp(logs), self.b)
-        total = (logs.sum() + logdet) * float(x.shape[1] * x.shape[2])
+        W, known = self.weight()
+        y, total = invertible(x, W, FACTOR * self.logs, self.b, determinant=self.mixing == "1x1")
+        if self.mixing == "plu":
+            total = total + known * float(x.shape[1] * x.shape[2])
         a, b = split(y, (y.shape[-1] // 2,) * 2)
         if self.coupling == "additive":
             return concat(a, b + self.predict(a)[0], axis=-1), broadcast_to(total, shape=(len(x),))
@@ -186,7 +183,7 @@ class Step(Module):
             b = b - self.predict(a)[0]
         else:
             b, _ = coupling_inverse(b, *self.predict(a)[::-1], sigmoid=True)
-        return invertible_inverse(concat(a, b, axis=-1), self.weight()[0], exp(FACTOR * self.logs), self.b)
+        return invertible_inverse(concat(a, b, axis=-1), self.weight()[0], FACTOR * self.logs, self.b)
 
     def predict(self, a: Tensor) -> tuple[Tensor, ...]:
         """The shift of the other half and, in an affine coupling, h of its scale sigmoid(h + 2)."""
