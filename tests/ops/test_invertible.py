@@ -91,6 +91,11 @@ def test_the_log_determinant_alone_has_no_gradient_to_x_and_shift(rng):
     known = invertible(*leaves, determinant=False)[1]
     np.testing.assert_array_equal(grad(known, leaves[2]).numpy(), np.full(3, 4.0))
     assert not grad(known, leaves[1], allow_unused=True).numpy().any()
+    # With a constant log_scale nothing recorded is behind the log-determinant, though it is an output like the other.
+    y, known = invertible(leaves[0], leaves[1], Tensor(leaves[2].data), leaves[3], determinant=False)
+    dweight = grad((y * y).sum() * known, leaves[1], create_graph=True)
+    want = grad((y * y).sum() * known.item(), leaves[1])
+    np.testing.assert_allclose(dweight.numpy(), want.numpy(), rtol=1e-12)
 
 
 def fused_and_composed(f, arrays, outputs):
