@@ -343,37 +343,39 @@ def sigmoid(T: Any) -> Any:
     return function
 
 
-# erf(x) / x as a polynomial in x^2, for |x| <= 1 ...
+# -log(1 - erf(x)) / x - 1 as a polynomial in x, from 0 to where erf rounds to 1; minimax for erf's relative error
 ERF = {
-    np.float32: (1.1283791065216064, -0.3761262595653534, 0.1128358542919159, -0.026853812858462334,
-                 0.005188327748328447, -0.0008010194287635386, 7.85386364441365e-05),
-    np.float64: (1.1283791670955126, -0.3761263890318352, 0.11283791670944185, -0.026866170643111517,
-                 0.005223977606118794, -0.0008548325929327746, 0.00012055293577257304, -1.4924712308345601e-05,
-                 1.6447131644674311e-06, -1.6206314290218885e-07, 1.3710982580224853e-08, -7.779472355307435e-10),
-}  # fmt: skip
-# ... and (1 - erf(x)) e^(x^2) as one in (x - 2) / (x + 2) from 1 to where erf rounds to 1
-ERFC = {
-    np.float32: (0.25539568066596985, -0.42718562483787537, 0.24165725708007812, -0.07900185883045197,
-                 0.003657690016552806, 0.0071143582463264465),
-    np.float64: (0.25539567631050586, -0.42718584741400656, 0.24165819424168555, -0.07897858101078913,
-                 0.003732892513465657, 0.006997461821301627, -0.0008471469995420405, -0.0009819844209713136,
-                 4.361187606497779e-05, 0.000174484368745196, 2.707996469424935e-05, -2.8416670664897546e-05,
-                 -1.2041855215440046e-05, 3.648460395056203e-06),
+    np.float32: (0.12837916612625122, 0.6366193890571594, 0.10277783125638962, -0.019153064116835594,
+                 -0.00016039589536376297, 0.0016670272452756763, -0.0006328367162495852, 0.00011764121882151812,
+                 -9.256258636014536e-06),
+    np.float64: (0.12837916709551256, 0.6366197723675909, 0.10277260330131556, -0.019128446993097317,
+                 -0.00020919485389166403, 0.0016962076696268175, -0.0005901324288912344, 2.5904495004117683e-05,
+                 6.44204852051519e-05, -2.9575694759170276e-05, 3.169713722704059e-06, 3.132912824608682e-06,
+                 -2.0371434144372707e-06, 5.706000797122543e-07, -1.1689699966276618e-08, -6.574198328204674e-08,
+                 3.458790466799427e-08, -1.0774219797322873e-08, 2.3607064023066505e-09, -3.76103116043626e-10,
+                 4.302175389935913e-11, -3.3646763805164325e-12, 1.6150392262133114e-13, -3.592596090392377e-15),
 }  # fmt: skip
 ONE = {np.float32: 4.0, np.float64: 6.0}
 
 
 @_function
 def erf(T: Any) -> Any:
-    """The error function, 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
-    one, two, end = T(1), T(2), T(ONE[T])
-    near, far = _polynomial(ERF[T]), _polynomial(ERFC[T])
+    """The error function, 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x: 1 - e^-q, q = |x| (1 + p(|x|)).
+
+    One polynomial for all x, since q is as smooth at 0 as where erf is nearly 1; e^-q - 1 loses no digits anywhere.
+    """
+    per_log2, rounder, log2_high, log2_low = _reduced(T)
+    one, end = T(1), T(ONE[T])
+    p, e = _polynomial(ERF[T]), _polynomial(EXP[T])
 
     def function(x: Number) -> Number:
         a = abs(x)
         a = end if a > end else a
-        z = a * a
-        y = one - _exp_of_minus(z) * far((a - two) / (a + two))
-        return _copysign(y if a > one else a * near(z), x)
+        q = a + a * p(a)
+        rounded = rounder - q * per_log2
+        k = rounded - rounder
+        r = (-k * log2_high - q) - k * log2_low
+        scale = _power_of_two(rounded)
+        return _copysign((one - scale) - scale * (r + r * r * e(r)), x)
 
     return function

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from llvmlite import binding
 from micrognm.kernels import maths
+from scipy import special
 
 from benchmarks.maths_errors import TRUTH, loop, points, ulps
 
@@ -80,11 +81,16 @@ def test_overflow_and_subnormal_results(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_monotone_where_pieces_meet(dtype):
-    """erf goes over to another polynomial at 1: no step back of more than a rounding error."""
-    eps = np.finfo(dtype).eps
-    x = (1 + eps * np.arange(-2000, 2000)).astype(dtype)
-    steps = np.diff(values(loop("erf"), x))
-    assert steps.min() >= -2 * eps
+    """e^-q in erf goes over to another power of two where q is an odd multiple of log(2) / 2, and erf ends at 1.
+
+    No step back is larger than a rounding error.
+    """
+    eps, q, end = np.finfo(dtype).eps, np.log(2) * (np.arange(20) + 0.5), maths.ONE[dtype]
+    for centre in (*special.erfinv(-np.expm1(-q)), end):
+        x = (centre * (1 + eps * np.arange(-2000, 2000))).astype(dtype)
+        steps = np.diff(values(loop("erf"), x))
+        assert steps.min() >= -2 * eps
+    assert values(loop("erf"), np.array([-end, end, 2 * end], dtype)).tolist() == [-1, 1, 1]
 
 
 @pytest.mark.skipif(
