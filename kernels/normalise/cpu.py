@@ -103,7 +103,7 @@ def _run_rows(share: Any, x: Array, g: Array, y: Array, scale: Array, shift: Arr
     (n, _, c), part, workers = x.shape, _part(x.shape[2]), threads(2 * x.size)
     statistics, centred, eps, slope, swish = rest
     sums = np.empty((2, n if len(scale) == n else -(-n // part), c), x.dtype)
-    flat = (z.reshape(n, c) for z in (x, g, y))
+    flat = (z.reshape(-1) for z in (x, g, y, scale, shift))
     options = centred, float(eps), x.dtype.type(slope), swish
-    run(share, (*flat, scale, shift, statistics, sums, _work(x, workers), part, *options), workers)
+    run(share, (*flat, statistics, sums, _work(x, workers), part, *options), workers)
     return sums

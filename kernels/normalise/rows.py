@@ -1,10 +1,10 @@
 """Where sets lie within a row: layer norm. Both take the same arguments, so that they are called by one function:
 
-x, g, y [N, C]; scale, shift [1 or N, C]; statistics [4, N, groups]: mean, variance and the gradients to them; sums
+xs, gs, ys [N C]; scales, shifts [C or N C]; statistics [4, N, groups]: mean, variance and the gradients to them; sums
 [2, N or parts, C]; work [workers, 3, C or more]; `part` rows make a part; slope and swish, the activation.
 
-Arrays are read flat, by `load` and `store`: a slice of every row would cost as much as the row, and LLVM vectorises no
-loop with an index that might be negative.
+Arrays are flat, and read by `load` and `store`: a slice of every row would cost as much as the row, and LLVM vectorises
+no loop with an index that might be negative.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ Array = Any
 
 @njit(**INNER)
 def forward(
-    x: Array, g: Array, y: Array, scale: Array, shift: Array, statistics: Array, sums: Array, work: Array, part: int,
-    centred: bool, eps: float, slope: float, swish: bool, worker: int, workers: int,
+    xs: Array, gs: Array, ys: Array, scales: Array, shifts: Array, statistics: Array, sums: Array, work: Array,
+    part: int, centred: bool, eps: float, slope: float, swish: bool, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    T, (n, c), groups, own = x.dtype.type, x.shape, statistics.shape[2], len(scale) > 1
-    mean, var, k = statistics[0], statistics[1], x.shape[1] // groups
-    xs, ys, scales, shifts = x.reshape(-1), y.reshape(-1), scale.reshape(-1), shift.reshape(-1)
+    T, n, c, groups = xs.dtype.type, statistics.shape[1], sums.shape[2], statistics.shape[2]
+    mean, var, k, own = statistics[0], statistics[1], c // groups, scales.size > c
     for i in range(n * worker // workers, n * (worker + 1) // workers):
         for m in range(groups):
             at, of = i * c + m * k, (i * c if own else 0) + m * k
@@ -58,15 +57,14 @@ def forward(
 
 @njit(**INNER)
 def backward(
-    x: Array, g: Array, y: Array, scale: Array, shift: Array, statistics: Array, sums: Array, work: Array, part: int,
-    centred: bool, eps: float, slope: float, swish: bool, worker: int, workers: int,
+    xs: Array, gs: Array, ys: Array, scales: Array, shifts: Array, statistics: Array, sums: Array, work: Array,
+    part: int, centred: bool, eps: float, slope: float, swish: bool, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    """y is the gradient to x; sums, what those to scale and shift are made of."""
-    T, (n, c), groups = x.dtype.type, x.shape, statistics.shape[2]
-    one, k, own = T(1), c // groups, len(scale) > 1
+    """ys is the gradient to xs; sums, what those to scales and shifts are made of."""
+    T, n, c, groups = xs.dtype.type, statistics.shape[1], sums.shape[2], statistics.shape[2]
+    one, k, own = T(1), c // groups, scales.size > c
     mean, var, gmean, gvar = statistics[0], statistics[1], statistics[2], statistics[3]
     ghat, along, total = work[worker, 0], work[worker, 1], work[worker, 2]
-    xs, gs, ys, scales, shifts = x.reshape(-1), g.reshape(-1), y.reshape(-1), scale.reshape(-1), shift.reshape(-1)
     parts = (n + part - 1) // part
     for p in range(parts * worker // workers, parts * (worker + 1) // workers):
         for j in range(c):
