@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from micrognm.kernels.jit import INNER
-from micrognm.kernels.workers import run
+from micrognm.kernels.workers import run, share_of
 from numba import get_num_threads, njit, types
 from numba.extending import get_cython_function_address, intrinsic
 
@@ -51,7 +51,7 @@ def _products(
     and out, in bytes.
     """
     scale, size = scales.ctypes.data, scales.itemsize
-    for part in range(parts * worker // workers, parts * (worker + 1) // workers):
+    for part in share_of(parts, worker, workers):
         first, last = sizes[cut] * part // parts, sizes[cut] * (part + 1) // parts
         own = np.array(sizes, np.int32)
         own[cut] = last - first

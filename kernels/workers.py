@@ -12,7 +12,7 @@ from typing import Any
 
 import numba
 from llvmlite import ir
-from micrognm.kernels.jit import PARALLEL, SERIAL
+from micrognm.kernels.jit import INLINED, PARALLEL, SERIAL
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -79,6 +79,12 @@ def _enter(typingctx: Any, loop: Any, share: Any, args: Any, workers: Any) -> An
 @njit(**SERIAL)
 def _start(loop: int, share: int, args: tuple, workers: int) -> None:
     _enter(loop, share, args, workers)  # type: ignore[call-arg]
+
+
+@njit(**INLINED)
+def share_of(count: int, worker: int, workers: int) -> range:
+    """Which of 0, 1 ... count - 1 are a worker's, for compiled code."""
+    return range(count * worker // workers, count * (worker + 1) // workers)
 
 
 def threads(work: int) -> int:

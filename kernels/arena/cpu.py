@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from micrognm.kernels.jit import FAST, INLINED, INNER
 from micrognm.kernels.views import array_at
-from micrognm.kernels.workers import run, threads
+from micrognm.kernels.workers import run, share_of, threads
 from numba import njit
 
 Array = Any
@@ -60,11 +60,6 @@ def _gradient(p: float, g: float, scale: float, limit: float, decay: float) -> f
     return min(max(scale * g, -limit), limit) + decay * p
 
 
-@njit(inline="always", **INNER)
-def _share(pieces: int, worker: int, workers: int) -> range:
-    return range(pieces * worker // workers, pieces * (worker + 1) // workers)
-
-
 @njit(**INLINED)
 def _follow(average: Array, p: Array, rest: float) -> None:
     for i in range(average.size):
@@ -76,7 +71,7 @@ def _sgd(
     p: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
     lr: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in _share(len(table), worker, workers):
+    for c in share_of(len(table), worker, workers):
         piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
         P = p[piece]
         g = array_at(address, P.size, p)
@@ -99,7 +94,7 @@ def _momentum(
 ) -> None:  # fmt: skip
     one = p.dtype.type(1)
     ahead, now = (mu, one) if nesterov else (one, one - one)
-    for c in _share(len(table), worker, workers):
+    for c in share_of(len(table), worker, workers):
         piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
         P, B = p[piece], b[piece]
         g = array_at(address, P.size, p)
@@ -122,7 +117,7 @@ def _adam(
     p: Array, m: Array, v: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
     b1: float, b2: float, eta: float, floor: float, shrink: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in _share(len(table), worker, workers):
+    for c in share_of(len(table), worker, workers):
         piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
         P, M, V = p[piece], m[piece], v[piece]
         g = array_at(address, P.size, p)
@@ -146,7 +141,7 @@ def _adamax(
     p: Array, m: Array, u: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
     b1: float, b2: float, eta: float, eps: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in _share(len(table), worker, workers):
+    for c in share_of(len(table), worker, workers):
         piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
         P, M, U = p[piece], m[piece], u[piece]
         g = array_at(address, P.size, p)
@@ -170,7 +165,7 @@ def _rmsprop(
     p: Array, v: Array, b: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
     lr: float, alpha: float, eps: float, mu: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in _share(len(table), worker, workers):
+    for c in share_of(len(table), worker, workers):
         piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
         P, V, B = p[piece], v[piece], b[piece]
         g = array_at(address, P.size, p)
@@ -194,7 +189,7 @@ def _adagrad(
     p: Array, h: Array, average: Array, table: Array, scale: float, limit: float, decay: float, rest: float,
     lr: float, eps: float, worker: int, workers: int,
 ) -> None:  # fmt: skip
-    for c in _share(len(table), worker, workers):
+    for c in share_of(len(table), worker, workers):
         piece, address = slice(table[c, 1], table[c, 2]), table[c, 0]
         P, H = p[piece], h[piece]
         g = array_at(address, P.size, p)
@@ -214,7 +209,8 @@ def adagrad(
 
 @njit(**INNER)
 def _ema(average: Array, p: Array, rest: float, worker: int, workers: int) -> None:
-    piece = slice(p.size * worker // workers, p.size * (worker + 1) // workers)
+    own = share_of(p.size, worker, workers)
+    piece = slice(own.start, own.stop)
     _follow(average[piece], p[piece], rest)
 
 
@@ -224,7 +220,7 @@ def ema(average: Array, p: Array, rest: float) -> None:
 
 @njit(**{**INNER, "fastmath": FAST})
 def _squares(like: Array, table: Array, sums: Array, worker: int, workers: int) -> None:
-    for c in _share(len(table), worker, workers):
+    for c in share_of(len(table), worker, workers):
         g = array_at(table[c, 0], table[c, 2] - table[c, 1], like)
         total = 0.0
         for i in range(g.size):

@@ -14,7 +14,7 @@ from micrognm.kernels.attention.tiles import slopes, soften, transpose
 from micrognm.kernels.jit import FAST, INNER
 from micrognm.kernels.product import product
 from micrognm.kernels.vectors import address, columns, lanes, scratch
-from micrognm.kernels.workers import run
+from micrognm.kernels.workers import run, share_of
 from numba import get_num_threads, njit
 
 Array = Any
@@ -82,7 +82,8 @@ def _forward_share(
     tiles = (length + TILE - 1) // TILE
     pairs = (tiles + 1) // 2  # the first tile with the last, and so on: under a mask all pairs are equal work
     jobs = images * heads * pairs
-    for half in range(2 * (jobs * worker // workers), 2 * (jobs * (worker + 1) // workers)):
+    own = share_of(jobs, worker, workers)
+    for half in range(2 * own.start, 2 * own.stop):
         job = half // 2
         n, h, tile = job // (heads * pairs), job // pairs % heads, job % pairs
         if half % 2:
@@ -200,7 +201,7 @@ def _backward_share(
     hide = ds + TILE * TILE
     _fill(memory, k_rows, p, nothing)
     jobs = images * heads * parts
-    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+    for job in share_of(jobs, worker, workers):
         n, h, part = job // (heads * parts), job // parts % heads, job % parts
         _fill(memory, sums, dot, nothing)
         for i in range(length):

@@ -23,7 +23,7 @@ from micrognm.kernels.formula.loops import call as run_part
 from micrognm.kernels.formula.program import Activation
 from micrognm.kernels.jit import INNER, REGISTERS, SERIAL, WIDTH
 from micrognm.kernels.vectors import scratch
-from micrognm.kernels.workers import run
+from micrognm.kernels.workers import run, share_of
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -274,7 +274,7 @@ def _convolve(
     size = NARROW_ROWS if narrow else ROWS
     blocks = (outputs + lanes - 1) // lanes
     spill = worker * apart  # sums of blocks that are not full, then the copy
-    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+    for job in share_of(jobs, worker, workers):
         direct, base, some, at = _source(job, x, copies, spill + size * lanes, table)
         array = x if direct else copies
         start = worker * own if own else at
@@ -323,7 +323,7 @@ def _weigh(
     zeros = panel + DEPTH * lanes
     _clear(panels, zeros, lanes)
     rows, wide = table[table[1]], table[table[1] + 1]
-    for item in range(parts * splits * worker // workers, parts * splits * (worker + 1) // workers):
+    for item in share_of(parts * splits, worker, workers):
         part, split = item // splits, item % splits
         mine = part * groups * blocks * count * lanes
         low, high = groups * blocks * split // splits, groups * blocks * (split + 1) // splits

@@ -15,7 +15,7 @@ from micrognm.kernels.invertible import reference
 from micrognm.kernels.jit import FAST, INNER
 from micrognm.kernels.maths import exp, log_sigmoid, sigmoid
 from micrognm.kernels.matmul import matmul
-from micrognm.kernels.workers import run, threads
+from micrognm.kernels.workers import run, share_of, threads
 from numba import njit
 
 from micrognm import backend
@@ -114,7 +114,7 @@ def _log_scale(h: Array, i: int, begin: int, end: int, logistic: bool) -> float:
 def _coupling(x: Array, h: Array, t: Array, y: Array, sums: Array, logistic: bool, worker: int, workers: int) -> None:
     n, size = x.shape
     parts, two = sums.shape[1], x.dtype.type(2)
-    for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
+    for job in share_of(n * parts, worker, workers):
         i, k = job // parts, job % parts
         begin, end = k * PART, min((k + 1) * PART, size)
         if logistic:
@@ -132,7 +132,7 @@ def _coupling_inverse(
 ) -> None:
     n, size = x.shape
     parts, one, two = sums.shape[1], x.dtype.type(1), x.dtype.type(2)
-    for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
+    for job in share_of(n * parts, worker, workers):
         i, k = job // parts, job % parts
         begin, end = k * PART, min((k + 1) * PART, size)
         if logistic:
@@ -151,7 +151,7 @@ def _coupling_backward(
 ) -> None:  # fmt: skip
     n, size = x.shape
     parts, two = (size + PART - 1) // PART, x.dtype.type(2)
-    for job in range(n * parts * worker // workers, n * parts * (worker + 1) // workers):
+    for job in share_of(n * parts, worker, workers):
         i, k = job // parts, job % parts
         each = glogdet[i]
         part = range(k * PART, min((k + 1) * PART, size))

@@ -14,7 +14,7 @@ import numpy as np
 from micrognm.kernels.jit import FAST, INLINED, INNER, WIDTH
 from micrognm.kernels.losses.reference import FLOOR, NARROW
 from micrognm.kernels.maths import exp, expm1, log, tanh
-from micrognm.kernels.workers import run
+from micrognm.kernels.workers import run, share_of
 from numba import njit
 
 Array = Any
@@ -42,7 +42,8 @@ def _short_rows(
     worker: int, workers: int,
 ) -> None:  # fmt: skip
     n, classes = logits.shape
-    start, stop = worker * n // workers, (worker + 1) * n // workers
+    rows = share_of(n, worker, workers)
+    start, stop = rows.start, rows.stop
     block = memory[worker]
     top, rest = block[classes], block[classes + 1]
     for first in range(start, stop, lanes):
@@ -76,7 +77,7 @@ def _long_rows(
     n, classes = logits.shape
     top = memory[worker, 0]
     whole = classes - classes % lanes
-    for row in range(worker * n // workers, (worker + 1) * n // workers):
+    for row in share_of(n, worker, workers):
         x = logits[row]
         for i in range(lanes):
             top[i] = x[0]
@@ -111,7 +112,7 @@ def _long_slopes(
     g: Array, logits: Array, index: Array, largest: Array, total: Array, out: Array, worker: int, workers: int
 ) -> None:
     n, classes = logits.shape
-    for row in range(worker * n // workers, (worker + 1) * n // workers):
+    for row in share_of(n, worker, workers):
         shift, scale = largest[row], -g[row] / total[row]
         a, b = logits[row], out[row]
         for k in range(classes):
@@ -127,7 +128,8 @@ def _short_slopes(
     """logits and out flat. The largest of each row and its factor are spread out, for some rows at once."""
     n = len(index)
     top, factor = memory[worker, 0], memory[worker, 1]
-    start, stop, some = worker * n // workers, (worker + 1) * n // workers, top.size // classes
+    rows, some = share_of(n, worker, workers), top.size // classes
+    start, stop = rows.start, rows.stop
     for first in range(start, stop, some):
         last = min(first + some, stop)
         at = 0
@@ -225,7 +227,8 @@ def _mixture(
     levels: int, mixtures: int, lanes: int, worker: int, workers: int,
 ) -> None:  # fmt: skip
     n = len(params)
-    start, stop = worker * n // workers, (worker + 1) * n // workers
+    rows = share_of(n, worker, workers)
+    start, stop = rows.start, rows.stop
     T = params.dtype.type
     channels, long = x.shape[1], mixtures * lanes
     half, log_width = T(1 / (levels - 1)), T(np.log(2 / (levels - 1)))
@@ -274,7 +277,8 @@ def _mixture_slopes(
 ) -> None:  # fmt: skip
     """As _mixture; each part of the block becomes its own derivative, in place."""
     n = len(params)
-    start, stop = worker * n // workers, (worker + 1) * n // workers
+    rows = share_of(n, worker, workers)
+    start, stop = rows.start, rows.stop
     T = params.dtype.type
     channels, long = x.shape[1], mixtures * lanes
     half, log_width = T(1 / (levels - 1)), T(np.log(2 / (levels - 1)))

@@ -14,7 +14,7 @@ import numpy as np
 from micrognm.kernels.jit import INNER, SERIAL
 from micrognm.kernels.product import ROWS, Tile, in_tiles
 from micrognm.kernels.vectors import VECTORS, Vectors, address, columns, in_registers, lanes
-from micrognm.kernels.workers import run
+from micrognm.kernels.workers import run, share_of
 from numba import njit
 
 Array = Any
@@ -89,7 +89,8 @@ def _share(
 ) -> None:  # fmt: skip
     """all_best, all_where [workers, 2, BLOCK, lanes]: memory for products, and for counts in integers of z's width."""
     blocks = (len(z) + BLOCK - 1) // BLOCK
-    start, stop = worker * blocks // workers * BLOCK, min((worker + 1) * blocks // workers * BLOCK, len(z))
+    own = share_of(blocks, worker, workers)
+    start, stop = own.start * BLOCK, min(own.stop * BLOCK, len(z))
     best, where, depth = all_best[worker], all_where[worker], z.shape[1]
     one, lane, last = z.dtype.type(1), where.shape[2], len(strips) % 2
     wide = lanes(one)

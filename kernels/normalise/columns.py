@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from micrognm.kernels.jit import INLINED, INNER
 from micrognm.kernels.maths import sigmoid
+from micrognm.kernels.workers import share_of
 from numba import njit
 
 Array = Any
@@ -42,7 +43,7 @@ def moments(
     """sums: means of the columns of each part, and sums of squares of what differs from them."""
     c, jobs, T = x.shape[1], sums.shape[1], x.dtype.type
     centre, s, q = work[worker, 0], work[worker, 1], work[worker, 2]
-    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+    for job in share_of(jobs, worker, workers):
         _, first, stop = _rows(job, length, part)
         X = x[first:stop]
         n = stop - first
@@ -75,7 +76,7 @@ def apply(
     swish: bool, worker: int, workers: int,
 ) -> None:  # fmt: skip
     c, jobs = x.shape[1], sums.shape[1]
-    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+    for job in share_of(jobs, worker, workers):
         i, first, stop = _rows(job, length, part)
         X, Y = x[first:stop], y[first:stop]
         m, a, b = table[0, i], table[1, i], table[2, i]
@@ -99,7 +100,7 @@ def sum_up(
     """Sums over each part of g' (x - centre) and of g' = g times the activation's slope, which swish keeps in y."""
     c, jobs, one = x.shape[1], sums.shape[1], x.dtype.type(1)
     along, total = work[worker, 0], work[worker, 1]
-    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+    for job in share_of(jobs, worker, workers):
         i, first, stop = _rows(job, length, part)
         X, G, D = x[first:stop], g[first:stop], y[first:stop]
         m, a, b = table[0, i], table[1, i], table[2, i]
@@ -134,7 +135,7 @@ def pull(
     there.
     """
     c, jobs, one = x.shape[1], sums.shape[1], x.dtype.type(1)
-    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+    for job in share_of(jobs, worker, workers):
         i, first, stop = _rows(job, length, part)
         X, G, D = x[first:stop], g[first:stop], y[first:stop]
         m, a, b, bend, move = table[0, i], table[1, i], table[2, i], table[3, i], table[4, i]
@@ -158,7 +159,7 @@ def scale_backward(
     """sum_up and pull in one where there are no sets: y = a g', and sums of g' x and of g', for z = a x + b."""
     c, jobs, one = x.shape[1], sums.shape[1], x.dtype.type(1)
     along, total = work[worker, 0], work[worker, 1]
-    for job in range(jobs * worker // workers, jobs * (worker + 1) // workers):
+    for job in share_of(jobs, worker, workers):
         i, first, stop = _rows(job, length, part)
         X, G, D = x[first:stop], g[first:stop], y[first:stop]
         a, b = table[1, i], table[2, i]

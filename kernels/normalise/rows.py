@@ -16,6 +16,7 @@ from micrognm.kernels.formula.loops import accumulate, add, load, store
 from micrognm.kernels.jit import INNER
 from micrognm.kernels.maths import sigmoid
 from micrognm.kernels.normalise.columns import slope_of_swish
+from micrognm.kernels.workers import share_of
 from numba import njit
 
 Array = Any
@@ -28,7 +29,7 @@ def forward(
 ) -> None:  # fmt: skip
     T, n, c, groups = xs.dtype.type, statistics.shape[1], sums.shape[2], statistics.shape[2]
     mean, var, k, own = statistics[0], statistics[1], c // groups, scales.size > c
-    for i in range(n * worker // workers, n * (worker + 1) // workers):
+    for i in share_of(n, worker, workers):
         for m in range(groups):
             at, of = i * c + m * k, (i * c if own else 0) + m * k
             total = T(0)
@@ -66,7 +67,7 @@ def backward(
     mean, var, gmean, gvar = statistics[0], statistics[1], statistics[2], statistics[3]
     ghat, along, total = work[worker, 0], work[worker, 1], work[worker, 2]
     parts = (n + part - 1) // part
-    for p in range(parts * worker // workers, parts * (worker + 1) // workers):
+    for p in share_of(parts, worker, workers):
         for j in range(c):
             along[j] = total[j] = 0
         for i in range(p * part, min((p + 1) * part, n)):

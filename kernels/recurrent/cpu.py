@@ -15,7 +15,7 @@ from micrognm.kernels.jit import INNER
 from micrognm.kernels.product import product
 from micrognm.kernels.recurrent.gates import advance, copy, retreat
 from micrognm.kernels.vectors import VECTORS, address, columns, lanes
-from micrognm.kernels.workers import run, threads
+from micrognm.kernels.workers import run, share_of, threads
 from numba import njit
 
 Array = Any
@@ -56,7 +56,7 @@ def _forward_share(
     state = worker * (memory.size // workers)
     carry = state + (front + lines + back) * per * h
     total = carry + lines * per * h
-    for block in range(blocks * worker // workers, blocks * (worker + 1) // workers):
+    for block in share_of(blocks, worker, workers):
         direction, first = block % directions, block // directions * per
         count = per if per < images - first else images - first
         _fill(memory, state, carry)
@@ -103,7 +103,7 @@ def _backward_share(
     later = read + (front + lines + back) * per * h
     dh = later + (front + lines + back) * per * pitch
     dc = dh + lines * per * across
-    for block in range(blocks * worker // workers, blocks * (worker + 1) // workers):
+    for block in share_of(blocks, worker, workers):
         direction, first = block % directions, block // directions * per
         count = per if per < images - first else images - first
         behind = directions * (width if not diagonal else 1 if direction == 0 else -1)

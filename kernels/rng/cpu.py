@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from micrognm.kernels.jit import INNER, SERIAL
 from micrognm.kernels.maths import log
-from micrognm.kernels.workers import run
+from micrognm.kernels.workers import run, share_of
 from numba import get_num_threads, njit
 
 Array = Any
@@ -47,8 +47,8 @@ def _words(block: int, k0: int, k1: int, out: Array) -> None:
 @njit(inline="always", **INNER)
 def _blocks(size: int, worker: int, workers: int) -> range:
     """Where a worker's blocks begin."""
-    blocks = (size + BLOCK - 1) // BLOCK
-    return range(blocks * worker // workers * BLOCK, blocks * (worker + 1) // workers * BLOCK, BLOCK)
+    own = share_of((size + BLOCK - 1) // BLOCK, worker, workers)
+    return range(own.start * BLOCK, own.stop * BLOCK, BLOCK)
 
 
 @njit(**INNER)
