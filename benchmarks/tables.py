@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,25 @@ def main(report: Path, /) -> None:
     rows = found["rows"]
     if any(row["ratio"] is None for row in rows):
         raise SystemExit(f"{report}: measured without its peer. Run the bench with PyTorch installed")
-    about = (
-        f"`python -m micrognm bench`, forward and backward, in the run that [`{report.name}`]({{}}) keeps:\n"
-        f"{found['cores']} cores, {found['versions']}; "
-        f"a product of matrices ran at {found['flops'] / 1e9:.0f} GFLOP/s, a copy at {found['bytes'] / 1e9:.0f} GB/s."
-    )
-    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+
+    def about(folder: str, kernels: Iterable[str]) -> str:
+        flops, bytes = (span([found["peaks"][kernel][of] / 1e9 for kernel in kernels]) for of in ("flops", "bytes"))
+        return (
+            "`python -m micrognm bench`, forward and backward, in the run that "
+            f"[`{report.name}`]({folder}/{report.name}) keeps:\n{found['cores']} cores, {found['versions']}; "
+            f"a product of matrices ran at {flops} GFLOP/s at best, a copy at {bytes} GB/s."
+        )
+
+    for kernel in found["peaks"]:
         page = ROOT / "kernels" / kernel / "README.md"
-        fill(page, about.format(f"../../benchmarks/results/{report.name}"), page_table(kernel, rows))
-    fill(ROOT / "README.md", about.format(f"benchmarks/results/{report.name}"), summary(rows))
+        fill(page, about("../../benchmarks/results", [kernel]), page_table(kernel, rows))
+    fill(ROOT / "README.md", about("benchmarks/results", found["peaks"]), summary(rows))
+
+
+def span(numbers: list[float], digits: int = 0) -> str:
+    """The least and the largest."""
+    least, largest = (f"{end(numbers):.{digits}f}" for end in (min, max))
+    return least if least == largest else f"{least} to {largest}"
 
 
 def page_table(kernel: str, rows: list[Row]) -> list[str]:
@@ -77,9 +88,7 @@ def summary(rows: list[Row]) -> list[str]:
     for name, kernel, shape in GROUPS:
         mine = [row for row in left if row["kernel"] == kernel and re.match(shape, row["shape"])]
         left = [row for row in left if row not in mine]
-        ratios = [row["ratio"] for row in mine]
-        span = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else f"{ratios[0]:.2f}"
-        lines.append(f"| {name} | {len(ratios)} | {span} |")
+        lines.append(f"| {name} | {len(mine)} | {span([row['ratio'] for row in mine], 2)} |")
     if left:
         raise SystemExit(f"in no group of benchmarks/tables.py: {[row['shape'] for row in left]}")
     return lines

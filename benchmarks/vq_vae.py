@@ -142,7 +142,7 @@ def compare(torch: Any, shape: tuple[int, int, int], sizes: dict[str, int], sett
     if not np.allclose(losses[0], losses[1:], rtol=1e-3):
         raise SystemExit(f"the two do not compute the same: losses {losses}")
     theirs = min(steps, key=lambda run: statistics.median(seconds(run) for _ in range(3)))
-    a, b = bench.compare(ours, theirs, settings.repeats, 5)
+    a, b = bench.compare(ours, theirs, settings.repeats)
     described = ", ".join(f"{name}={size}" for name, size in sizes.items())
     return (
         f"{shape[0]}x{shape[1]}x{shape[2]}, {described}, batch {settings.batch}: micrognm {a * 1e3:.1f} ms, "
