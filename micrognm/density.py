@@ -45,7 +45,7 @@ class Task:
     def __init__(self, settings: Settings) -> None:
         backend.use(settings.device)
         if settings.quick:
-            settings.epochs = 2
+            settings.epochs = 1
         self.settings = settings
         self.source = data.load(settings.data, settings.root)
         self.protocol = data.protocol(self.source, settings.levels)

@@ -32,11 +32,14 @@ PICTURES = {  # beside samples.png and curves.png
 }
 
 
+# Workers side by side: two threads of each would wait for one another.
+ALONE = {**os.environ, "NUMBA_NUM_THREADS": "1"} if "PYTEST_XDIST_WORKER" in os.environ else None
+
+
 def run(example: str, out: Path, *flags: str) -> dict:
     """The result of an example, run from another folder."""
-    done = subprocess.run(
-        [sys.executable, ROOT / example, "--out", "run", *flags], cwd=out, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, ROOT / example, "--out", "run", *flags]
+    done = subprocess.run(command, cwd=out, env=ALONE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "run" / "result.json").read_text())
     last = done.stdout.strip().splitlines()[-1].split()
