@@ -34,8 +34,7 @@ REGISTERS = 32 if _features.get("avx512f") or not _features.get("sse2") else 16
 class _NoCollection(event.Listener):
     """Python's garbage collector rests while Numba compiles or loads.
 
-    What Numba makes stays, and the collector looks through all of it again and again: a quarter of the time of a first
-    call with empty caches, a third of it with full ones.
+    What Numba makes stays, and the collector would look through all of it again and again.
     """
 
     def __init__(self) -> None:
